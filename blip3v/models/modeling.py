@@ -1,0 +1,157 @@
+"""BLIP-3-Video: the diagram of the paper on one screen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Cache, GenerationMixin, PreTrainedModel, SiglipVisionModel
+from transformers.modeling_outputs import ModelOutput
+
+from blip3v.models.configuration import Blip3VideoConfig
+from blip3v.models.language import LanguageModel
+from blip3v.models.vision import VisionTokenizer, encode_frames
+
+
+@dataclass
+class Blip3VideoOutput(ModelOutput):
+    """loss: scalar; logits [B,L,vocab]; past_key_values; video_tokens [n_videos,M,dim] where videos were given."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    video_tokens: Tensor | None = None
+
+
+class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """SigLIP -> Perceiver-Resampler -> temporal encoder -> projection -> Phi-3."""
+
+    config_class = Blip3VideoConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = [
+        "SiglipVisionEmbeddings",
+        "SiglipEncoderLayer",
+        "VisionTokenizer",
+        "Phi3DecoderLayer",
+    ]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: Blip3VideoConfig) -> None:
+        super().__init__(config)
+        self.vision_encoder = SiglipVisionModel(config.vision_config)
+        self.vision_tokenizer = VisionTokenizer(config)
+        self.lang_model = LanguageModel(config)
+        self.post_init()
+
+    def encode_video(self, pixel_values_videos: Tensor) -> Tensor:
+        """pixels [n,T,3,H,W] -> video tokens [n,M,text_dim], what the language model sees."""
+        features = encode_frames(self.vision_encoder, pixel_values_videos.to(self.dtype))
+        return self.vision_tokenizer(features)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        video_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> Blip3VideoOutput:
+        """Logits over the text, and the loss where labels are given.
+
+        Args:
+            input_ids: [B,L]; each video stands as M consecutive `<image>` ids (the processor writes them).
+            pixel_values_videos: [n_videos,T,3,H,W] in the order of their places in the batch.
+            video_features: [n_videos,T,S,dim] from `encode_frames`, instead of pixels (a frozen encoder's output
+                may be kept between epochs).
+            attention_mask: [B,L], 1 where a token is real.
+            labels: [B,L], -100 where nothing is predicted. The loss is the mean over the other positions.
+
+        Raises:
+            ValueError: both or none of input_ids and inputs_embeds; places for videos and videos differ.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        video_tokens = None
+        if inputs_embeds is None:
+            inputs_embeds = self.lang_model.embed(input_ids)
+        if pixel_values_videos is not None:
+            video_features = encode_frames(self.vision_encoder, pixel_values_videos.to(self.dtype))
+        if video_features is not None:
+            video_tokens = self.vision_tokenizer(video_features)
+            inputs_embeds = self._splice(input_ids, inputs_embeds, video_tokens)
+
+        outputs = self.lang_model(
+            inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lang_model.logits(outputs.last_hidden_state[:, keep])
+        return Blip3VideoOutput(
+            loss=None if labels is None else next_token_loss(logits, labels),
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            video_tokens=video_tokens,
+        )
+
+    def _splice(self, input_ids: Tensor | None, inputs_embeds: Tensor, video_tokens: Tensor) -> Tensor:
+        """Put video_tokens [n,M,dim] on the `<image>` places of inputs_embeds [B,L,dim], in order."""
+        if input_ids is None:
+            raise ValueError("videos need input_ids: the places of their tokens are read from them")
+        places = input_ids == self.config.image_token_id
+        expected = video_tokens.shape[0] * video_tokens.shape[1]
+        if int(places.sum()) != expected:
+            raise ValueError(
+                f"the text has {int(places.sum())} <image> tokens, {video_tokens.shape[0]} videos of "
+                f"{video_tokens.shape[1]} tokens need {expected}; let Blip3VideoProcessor write the prompt"
+            )
+        return inputs_embeds.masked_scatter(places.unsqueeze(-1), video_tokens.to(inputs_embeds.dtype))
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.lang_model.model.embed_tokens
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lang_model.lm_head
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fresh weights of our own modules: each knows its own distribution (PyTorch's default where none is said).
+
+        SigLIP and Phi-3 are PreTrainedModels and initialise themselves.
+        """
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+
+
+def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy in float32 of logits [B,L,V] at i against labels [B,L] at i + 1; -100 counts for nothing.
+
+    A batch without any label has loss 0, not NaN.
+    """
+    targets = labels[:, 1:].flatten()
+    total = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=-100, reduction="sum")
+    return total / (targets != -100).sum().clamp(min=1)
