@@ -75,6 +75,12 @@ def _flashes(rng: np.random.Generator) -> tuple[list[str], str, tuple[str, str, 
     return backgrounds, f"{first} flash before {second} flash", ("flash order", question, first)
 
 
+def _cell(centre: np.ndarray) -> str:
+    """Where a shape is, in sixths of the frame."""
+    column, row = (NUMBERS[int(c // (SIZE / 6)) + 1] for c in centre)
+    return f"row {row} column {column}"
+
+
 def _static_questions(colour: str, shape: str) -> list[tuple[str, str, str]]:
     return [("colour", "what colour is the shape ?", colour), ("shape", "what shape is it ?", shape)]
 
@@ -88,10 +94,12 @@ def moving(rng: np.random.Generator) -> Scene:
     path = rng.uniform(22, 30) * travelled[:, None] * np.array(DIRECTIONS[way])
     backgrounds, flash_text, flash_question = _flashes(rng)
     word = "faster" if faster else "slower"
+    path = _place(rng, path)
+    begin, half, end = (_cell(path[frame]) for frame in (FIRST, (FIRST + LAST) // 2, LAST))
     return Scene(
-        [(colour, shape, _place(rng, path))],
+        [(colour, shape, path)],
         backgrounds,
-        f"a {colour} {shape} moves {way} and gets {word} ; {flash_text}",
+        f"a {colour} {shape} moves {way} from {begin} through {half} to {end} and gets {word} ; {flash_text}",
         [
             ("direction", "which way does the shape move ?", way),
             ("speed", "does the shape get faster or slower ?", word),
@@ -115,11 +123,14 @@ def turning(rng: np.random.Generator) -> Scene:
     time = _progress() * legs
     path = np.stack([np.interp(time, np.arange(legs + 1), [c[axis] for c in corners]) for axis in (0, 1)], axis=1)
     length = 30.0 if turns == 0 else 44.0
+    path = _place(rng, length * path)
+    corner_frames = np.linspace(FIRST, LAST, legs + 1).round().astype(int)
+    route = " to ".join(_cell(path[frame]) for frame in corner_frames)
     backgrounds, flash_text, flash_question = _flashes(rng)
     return Scene(
-        [(colour, shape, _place(rng, length * path))],
+        [(colour, shape, path)],
         backgrounds,
-        f"a {colour} {shape} makes {NUMBERS[turns]} turns ; {flash_text}",
+        f"a {colour} {shape} makes {NUMBERS[turns]} turns from {route} ; {flash_text}",
         [
             ("turns", "how many turns does the shape make ?", NUMBERS[turns]),
             flash_question,
@@ -132,11 +143,12 @@ def taking_turns(rng: np.random.Generator) -> Scene:
     """Two shapes side by side move one after the other."""
     colours, shapes = _pick(rng, list(COLOURS), 2), _pick(rng, SHAPES, 2)
     middle = FIRST + (LAST - FIRST) / 2
-    tracks = []
+    tracks, ways = [], []
     for number in range(2):
         begin = FIRST if number == 0 else middle
         moved = np.clip((np.arange(FRAMES) - begin) / (middle - FIRST), 0, 1)
-        tracks.append(moved[:, None] * rng.uniform(14, 20) * rng.choice([-1, 1]) * np.array([0.0, 1.0]))
+        ways.append(_pick(rng, ["up", "down"])[0])
+        tracks.append(moved[:, None] * rng.uniform(14, 22) * np.array(DIRECTIONS[ways[-1]]))
     # Both stay in their own column, left or right at random, so they never overlap.
     columns = rng.permutation([SIZE * 0.25, SIZE * 0.75])
     placed = []
@@ -151,7 +163,9 @@ def taking_turns(rng: np.random.Generator) -> Scene:
     return Scene(
         [(colours[i], shapes[i], placed[i]) for i in range(2)],
         backgrounds,
-        f"a {colours[0]} {shapes[0]} moves before a {colours[1]} {shapes[1]} ; {flash_text}",
+        f"a {colours[0]} {shapes[0]} moves {ways[0]} from {_cell(placed[0][FIRST])} to {_cell(placed[0][LAST])} before "
+        f"a {colours[1]} {shapes[1]} moves {ways[1]} from {_cell(placed[1][FIRST])} to {_cell(placed[1][LAST])} ; "
+        f"{flash_text}",
         [
             ("first mover", question, colours[0]),
             flash_question,
@@ -180,8 +194,7 @@ def still(rng: np.random.Generator) -> Scene:
     order = np.argsort(centres[:, 0])
     parts = []
     for i in order:
-        column, row = (int(c // (SIZE / 6)) + 1 for c in centres[i])
-        parts.append(f"a {colours[i]} {shapes[i]} at row {NUMBERS[row]} column {NUMBERS[column]}")
+        parts.append(f"a {colours[i]} {shapes[i]} at {_cell(centres[i])}")
     return Scene(
         [(colours[i], shapes[i], centres[i][None]) for i in range(count)],
         [background],
@@ -193,7 +206,7 @@ def vocabulary() -> list[str]:
     """Every word that a scene can say or be asked, in a fixed order."""
     words = (*SHAPES, *COLOURS, *BACKGROUNDS, *DIRECTIONS, *NUMBERS, "faster", "slower")
     sentences = (
-        "a moves and gets ; flash before makes turns at row column on",
+        "a moves and gets ; flash before makes turns at row column on from through to",
         "which flash came first , or ? what colour is the shape it which way does the move get how many make moved",
         "describe the image . describe the video .",
     )

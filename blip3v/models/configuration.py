@@ -1,7 +1,7 @@
 """The configuration of a BLIP-3-Video model, the token arithmetic of its encoders, and the named presets."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: `@strict` checks values against their types and skips annotations
+# that are strings.
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -54,7 +54,7 @@ class Blip3VideoConfig(PreTrainedConfig):
     temporal_heads: int = 8
     temporal_ff_mult: int = 4
     memory_slots: int = 4
-    token_learner_gain: float = 1.0
+    token_learner_gain: float | int = 1.0
     base_vocab_size: int = 32012
     additional_vocab_size: int = 3
     image_token_id: int = 32012

@@ -66,8 +66,8 @@ class Blip3VideoProcessor(ProcessorMixin):
         )
         if processor.image_token_id != config.image_token_id:
             raise UserError(
-                f"{IMAGE} is id {processor.image_token_id} in the tokenizer but {config.image_token_id} in the "
-                "model's config; use the model's own tokenizer or set base_vocab_size and image_token_id"
+                f"{IMAGE} is id {processor.image_token_id} in the tokenizer, {config.image_token_id} in the "
+                "model's config; use its own tokenizer or set base_vocab_size and image_token_id"
             )
         return processor
 
@@ -125,10 +125,9 @@ class Blip3VideoProcessor(ProcessorMixin):
         Args:
             text: full prompts (see `prompt`), one `<image>` for each video. Special tokens in them
                 count as such.
-            videos: one video or a list, in the order of the marks over the whole batch: paths, arrays or
-                `Video`s.
+            videos: one video or a list, in the order of the marks over the batch: paths, arrays, `Video`s.
             num_frames: T for every video of the batch; the model's own number if not given.
-            padding: True pads on the left to the longest prompt, "max_length" to `max_length`, False does not.
+            padding: True pads on the left to the longest prompt, "max_length" to that, False does not pad.
             max_length: most tokens a prompt may have, video tokens included.
             return_tensors: "pt", "np", or None for lists of ids.
 

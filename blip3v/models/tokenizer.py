@@ -97,8 +97,7 @@ def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     """A word-level tokenizer for small models: lower case, every punctuation mark a token of its own.
 
     Ids: `<unk> <s> <|endoftext|> <|assistant|> <|system|> <|user|> <|end|> <pad>` are 0 to 7, then the words
-        in the
-    order given (repeats left out), then `ADDED_TOKENS`. Words outside the list become `<unk>`.
+    in the order given (repeats left out), then `ADDED_TOKENS`. Words outside the list become `<unk>`.
     Decoding joins with spaces, but not before `.,;:!?)`, nor after `(`, nor around an apostrophe or hyphen.
 
     Args:
@@ -129,8 +128,7 @@ def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def phi3_tokenizer_from_gguf(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
-    """Phi-3's tokenizer, prepared, from the vocabulary inside a GGUF file (weights are not needed and not
-    read).
+    """Phi-3's tokenizer, prepared, from the vocabulary inside a GGUF file; its weights are not read.
 
     GGUF stores pieces with scores as SentencePiece does; byte-pair merges follow from them: every way to
     split a piece into two pieces is a merge, ranked by the score of the piece.

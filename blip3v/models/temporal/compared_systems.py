@@ -162,9 +162,10 @@ class LLaVANeXTVideo(nn.Module):
         grid = _as_grid(x)
         if grid.shape[-1] < 2:
             raise ValueError(
-                "LLaVA-NeXT-Video pools 2 x 2 patches: frames need at least 2 x 2 patches, got 1 x 1"
+                "LLaVA-NeXT-Video pools cells of 2 x 2 patches, and these frames have only one patch"
             )
-        return _as_tokens(F.avg_pool3d(grid, (1, 2, 2)))
+        pooled = F.avg_pool2d(grid.flatten(1, 2), 2)  # frames ride along as channels
+        return _as_tokens(pooled.unflatten(1, (-1, grid.shape[2])))
 
 
 class LLaVAOneVision(nn.Module):
@@ -177,7 +178,6 @@ class LLaVAOneVision(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         grid = _as_grid(x)
         frames, side = grid.shape[2], (grid.shape[-1] + 1) // 2
-        # Frames ride along as channels: nothing is mixed between them.
         halved = F.interpolate(grid.flatten(1, 2), size=(side, side), mode="bilinear", align_corners=False)
         return _as_tokens(halved.unflatten(1, (-1, frames)))
 

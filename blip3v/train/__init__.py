@@ -1,0 +1,1 @@
+"""Training: a recipe says what, the loop does it with the parts that it is handed."""

