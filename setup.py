@@ -111,10 +111,10 @@ class CMakeBuild(build_ext):
     """Configures CMakeLists.txt and lets ninja put the module where setuptools expects it."""
 
     def build_extension(self, ext: Extension) -> None:
-        import pybind11
-
         toolkit, reason = choose_toolkit(os.environ)
         jobs = max_jobs(os.environ)
+        import pybind11  # after the settings are checked: a wrong one is reported wherever setup.py runs
+
         source = Path(__file__).resolve().parent
         package_dir = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build_dir = Path(self.build_temp).resolve() / ext.name

@@ -1,8 +1,9 @@
-"""The readable reference against einsum modules, stage by stage: `python -m benchmarks.stages.bench_reference`.
+"""The readable reference against einsum modules: `python -m benchmarks.stages.bench_reference`.
 
-Both sides hold the same weights and see the same input. A row carries the relative error between their outputs (and
-between all their gradients); where that is too large, the row has no time. Repeats alternate between the two sides.
-The prediction is made from counted operations and the machine's rates before anything is timed.
+Both sides hold the same weights and see the same input. A row carries the relative error between their
+outputs (and between all their gradients); where that is too large, the row has no time. Repeats alternate
+between the two sides. The prediction is made from counted operations and the machine's rates before anything
+is timed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from blip3v.models.temporal.transformer import TransformerEncoder
 
 RESULTS = Path(__file__).parents[1] / "results"
 TOLERANCE = 1e-4
-"""Largest relative error of a row with a time: float32 rounding through six layers stays a hundred times below."""
+"""Largest relative error of a row with a time; float32 rounding stays a hundred times below."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,19 @@ class Stage:
 
 
 def stages(w: Widths) -> Iterator[Stage]:
-    """The resampler reads a frozen encoder's features; the temporal encoders read the resampler, which trains."""
+    """The resampler reads a frozen encoder; the temporal encoders read the resampler, which trains."""
     patches, tokens = (1, w.frames, w.patches, w.dim), (1, w.frames, w.latents, w.dim)
     perceiver = (w.dim, w.resampler_depth, w.resampler_heads, w.dim_head, w.latents, w.ff_mult)
     layers = (w.temporal_depth, w.temporal_heads, w.ff_mult)
-    vanilla = (w.dim, w.latents, w.latents // 2, max(1, w.latents // w.frames), 2, w.temporal_heads, w.ff_mult)
+    vanilla = (
+        w.dim,
+        w.latents,
+        w.latents // 2,
+        max(1, w.latents // w.frames),
+        2,
+        w.temporal_heads,
+        w.ff_mult,
+    )
     grouped = (w.dim, w.latents, w.slots, w.tokens, *layers)
     yield Stage(
         "resampler",
@@ -237,7 +246,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="result file (default: benchmarks/results/<device>/...)")
     parser.add_argument("--stage", action="append", help="only this stage (may be repeated)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seconds", type=float, default=4.0, help="per row, beyond the 3 repeats each row gets")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="per row, beyond the 3 repeats each row gets"
+    )
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)

@@ -1,4 +1,4 @@
-"""Predicted time from what a computation does: counted multiply-adds and moved bytes over the machine's rates."""
+"""Predicted time of a computation: its counted operations and moved bytes over the machine's rates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine reaches with the current threads: FLOP/s of a float32 product, bytes/s of an addition."""
+    """What this machine reaches: FLOP/s of a float32 product, bytes/s of an addition."""
 
     flops: float
     bytes: float

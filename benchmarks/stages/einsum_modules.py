@@ -1,14 +1,15 @@
-"""The stages as public repositories customarily spell them: the baseline that the reference is measured against.
+"""The stages as public repositories customarily spell them: what the reference is measured against.
 
-Written for this benchmark from the formulas, in the form found in Flamingo-style code and in PyTorch ports of
-TokenLearner and the Token Turing Machine:
+Written for this benchmark from the formulas, in the form found in Flamingo-style code and in PyTorch ports
+of TokenLearner and the Token Turing Machine:
 
-- attention by two einsums with the scores in memory, scaled queries, and the maximum of each row taken off before
-  the softmax, which subtracts it once more;
+- attention by two einsums with the scores in memory, scaled queries, and the maximum of each row taken off
+  before the softmax, which subtracts it once more;
 - heads split and merged as einops' `rearrange` does it, by view, permute and, on merging, a copy;
-- the Perceiver normalises the media tokens anew in every layer, concatenates them with the latents before `to_kv`,
-  and so asks for the gradient of all of them, even below a frozen vision encoder;
-- learned tokens are repeated over batch and time, TokenLearner sums by einsum, every layer computes every token.
+- the Perceiver normalises the media tokens anew in every layer, concatenates them with the latents before
+  `to_kv`, and so asks for the gradient of all of them, even below a frozen vision encoder;
+- learned tokens are repeated over batch and time, TokenLearner sums by einsum, every layer computes every
+  token.
 
 Parameter names are those of `blip3v.models`, so its state dicts load and outputs can be compared.
 """
@@ -171,9 +172,7 @@ class EinsumTokenTuringMachine(nn.Module):
 
 
 class EinsumTTMUnit(nn.Module):
-    def __init__(
-        self, dim: int, positions: int, slots: int, depth: int, heads: int, ff_mult: int
-    ) -> None:
+    def __init__(self, dim: int, positions: int, slots: int, depth: int, heads: int, ff_mult: int) -> None:
         super().__init__()
         self.process_layers = transformer_layers(depth, dim, heads, ff_mult)
         self.read_layer = EinsumTokenLearner(dim, positions)  # stored in checkpoints, never run

@@ -1,4 +1,4 @@
-"""`blip3v generate VIDEO "question" --model DIR`: answers questions about a video, printing text as it comes."""
+"""`blip3v generate VIDEO "question" --model DIR`: answers about a video, printed as they come."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from blip3v.errors import UserError
 
 
 def generate(
-    video: Annotated[Path, tyro.conf.Positional],
-    question: Annotated[tuple[str, ...], tyro.conf.Positional],
+    video: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")],
+    question: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="QUESTION ...")],
     model: Path,
     max_new_tokens: int = 128,
     frames: int | None = None,
@@ -40,7 +40,9 @@ def generate(
         json: print one JSON object per question when its answer is complete.
     """
     if not question:
-        raise UserError('no question given; ask, for example: blip3v generate clip.mp4 "What happens?" --model DIR')
+        raise UserError('no question given; ask, for example: blip3v generate clip.mp4 "What happens?"')
+    if frames is not None and frames < 1:
+        raise UserError(f"--frames must be at least 1, got {frames}")
     if not model.is_dir():
         raise UserError(f"no such model folder: {model}; `blip3v train` and `blip3v demo` write one")
     from blip3v.video import read_video
@@ -75,7 +77,10 @@ def generate(
         )
         if json:
             reply = "".join(pieces).strip()
-            print(dumps({"video": str(video), "question": text, "answer": reply}, ensure_ascii=False), flush=True)
+            print(
+                dumps({"video": str(video), "question": text, "answer": reply}, ensure_ascii=False),
+                flush=True,
+            )
             continue
         for piece in pieces:
             print(piece, end="", flush=True)

@@ -37,7 +37,7 @@ Options = Annotated[Overrides, tyro.conf.OmitArgPrefixes]
 
 
 def train(
-    recipe: RecipeName, data: Path, model: Path, out: Path, options: Options, resume: bool = False
+    recipe: RecipeName, data: Path, model: Path, out: Path, overrides: Options, resume: bool = False
 ) -> None:
     """Train a model by a named recipe.
 
@@ -45,10 +45,10 @@ def train(
         data: annotation file, JSON lines in the format of LLaVA; media paths are relative to it.
         model: folder of a saved model and processor; without weights in it, fresh ones are trained.
         out: folder for checkpoints, log, plot and the trained model.
-        options: values to use in the place of the recipe's.
+        overrides: values to use in the place of the recipe's.
         resume: go on from the newest checkpoint in `out`.
     """
-    given = {name: value for name, value in asdict(options).items() if value is not None}
+    given = {name: value for name, value in asdict(overrides).items() if value is not None}
     chosen = replace(recipe_named(recipe), **given)
     # torch and transformers take seconds: only once the recipe is known to be good.
     from blip3v.train.assemble import LOG, build_trainer

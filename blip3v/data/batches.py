@@ -11,13 +11,13 @@ from blip3v.errors import UserError
 
 
 class Place(NamedTuple):
-    """One sample in one pass over the data: datasets take it as their index.
+    """One sample in one pass over the data, by its number: datasets take it as their index.
 
-    The epoch travels with the index because worker processes hold their own copy of the dataset.
+    The epoch travels with it because worker processes hold their own copy of the dataset.
     """
 
     epoch: int
-    index: int
+    sample: int
 
 
 class BatchOrder:

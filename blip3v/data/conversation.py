@@ -62,7 +62,7 @@ def format_prompt(question: str, with_video: bool | int = True, system: str = SY
     Args:
         question: the user's text; marks and special tokens in it are handled as in `question_text`.
         with_video: one `<image>` for True, none for False, or how many videos the question is about.
-        system: the system message.
+        system: the system message; empty for a prompt without one.
     """
     return _opening(system) + _user_turn(question, int(with_video))
 
@@ -93,7 +93,7 @@ def render(
 
 
 def _opening(system: str) -> str:
-    return f"<|system|>\n{plain_text(system)}{END_MARK}\n"
+    return "" if not system else f"<|system|>\n{plain_text(system)}{END_MARK}\n"
 
 
 def _user_turn(question: str, num_videos: int) -> str:

@@ -71,7 +71,7 @@ class VideoDataset(Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, place: int | Place) -> Sample:
-        """The sample at `Place(epoch, index)`; a plain index is epoch 0."""
+        """The sample at `Place(epoch, sample)`; a plain index is epoch 0."""
         epoch, index = place if isinstance(place, tuple) else (0, place)
         record = self.records[index]
         if record.image is not None:
@@ -138,7 +138,7 @@ class FeatureDataset(Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, place: int | Place) -> Sample:
-        """The sample at `Place(epoch, index)`; features are the same in every epoch."""
+        """The sample at `Place(epoch, sample)`; features are the same in every epoch."""
         index = place[1] if isinstance(place, tuple) else place
         features = self.features[self.keys[index]]  # type: ignore[index]
         text = self._texts.get(index)

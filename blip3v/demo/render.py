@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 SIZE = 48
-RADIUS = 7.0
-SHAPES = ("circle", "square", "triangle", "cross")
+RADIUS = 8.0
+SHAPES = ("ring", "square", "triangle", "cross")
 COLOURS = {
     "red": (225, 45, 45),
     "green": (40, 190, 70),
@@ -23,12 +23,15 @@ def _distances(dx: np.ndarray, dy: np.ndarray) -> list[np.ndarray]:
     square = 0.88 * RADIUS - np.maximum(abs(dx), abs(dy))
     # Apex up; the three half planes of an equilateral triangle with inradius RADIUS / 2, a little enlarged.
     lower, side = RADIUS * 0.62 - dy, RADIUS * 0.62 - (0.866 * abs(dx) - 0.5 * dy)
-    arm = 0.36 * RADIUS
+    arm = 0.3 * RADIUS
     bars = np.maximum(
         np.minimum(arm - abs(dx), RADIUS - abs(dy)),
         np.minimum(arm - abs(dy), RADIUS - abs(dx)),
     )
-    return [RADIUS - np.hypot(dx, dy), square, np.minimum(lower, side), bars]
+    radius = np.hypot(dx, dy)
+    # A ring, not a disc: at this size a disc and a square differ in a few corner pixels only.
+    ring = np.minimum(RADIUS - radius, radius - 0.45 * RADIUS)
+    return [ring, square, np.minimum(lower, side), bars]
 
 
 def render(shapes: list[tuple[int, tuple[int, int, int], np.ndarray]], backgrounds: np.ndarray) -> np.ndarray:

@@ -56,13 +56,17 @@ def load(
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"cannot load a model from {folder} ({reason}); save model and processor there again")
+        raise UserError(
+            f"cannot load a model from {folder} ({reason}); save model and processor there again"
+        ) from error
     return model.to(device).eval(), processor
 
 
 def _is_saved_here(folder: Path) -> bool:
     config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("model_type") == Blip3VideoConfig.model_type
+    return (
+        config.is_file() and json.loads(config.read_text()).get("model_type") == Blip3VideoConfig.model_type
+    )
 
 
 def _load_saved(folder: Path, dtype: torch.dtype) -> Blip3VideoForConditionalGeneration:
@@ -72,7 +76,7 @@ def _load_saved(folder: Path, dtype: torch.dtype) -> Blip3VideoForConditionalGen
     # transformers fills what is missing with random numbers and only warns; the answers would be noise.
     wrong = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind])
     if wrong:
-        raise UserError(f"{folder} lacks {len(wrong)} of the model's weights ({wrong[0]}, ...); save it again")
+        raise UserError(f"{folder} lacks {len(wrong)} weights of the model ({wrong[0]}, ...); save it again")
     return model
 
 
@@ -113,8 +117,8 @@ def answer_batch(
     Args:
         videos: one for each question: a path, an array, a `Video`, or None for a question without a video.
         questions: plain text; the prompt is made here.
-        sampling: `max_new_tokens` (128), `do_sample` (False: the likeliest token each time), `temperature` and
-            `top_p` (both 1, used only with do_sample), `num_frames` (the model's own number).
+        sampling: `max_new_tokens` (128), `do_sample` (False: the likeliest token each time), `temperature`
+            and `top_p` (both 1, used only with do_sample), `num_frames` (the model's own number).
 
     Raises:
         UserError: an empty question, not one video for each question, a broken video, a setting out of range.
@@ -136,8 +140,8 @@ def stream_answer(
 ) -> Iterator[str]:
     """The answer to one question in pieces of text, each as soon as its word is complete.
 
-    Joined and stripped, the pieces are what `answer` returns. Arguments and errors as there; the model runs in a
-    thread, whose errors are raised here, and which stops at the next token when the iterator is closed.
+    Joined and stripped, the pieces are what `answer` returns. Arguments and errors as there; the model runs
+    in a thread, whose errors are raised here, and which stops at the next token when the iterator is closed.
     """
     inputs, settings = _prepare(model, processor, [video], [question], **sampling)
     return _stream(model, processor, inputs | settings)
@@ -194,6 +198,8 @@ def _prepare(
     check_questions(questions)
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if num_frames is not None and num_frames < 1:
+        raise UserError(f"num_frames must be at least 1, got {num_frames}")
     if temperature <= 0 or not 0 < top_p <= 1:
         raise UserError(f"temperature must be above 0 and top_p in (0, 1], got {temperature} and {top_p}")
     prompts = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.language import LanguageModel
+from blip3v.models.temporal import attention_of
 from blip3v.models.vision import VisionTokenizer, encode_frames
 
 
@@ -47,6 +48,8 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # Frequencies rounded to bfloat16 would turn time-stamps of late frames by whole radians.
+    _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"pos_emb"}
 
     def __init__(self, config: Blip3VideoConfig) -> None:
         super().__init__(config)
@@ -54,6 +57,23 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.vision_tokenizer = VisionTokenizer(config)
         self.lang_model = LanguageModel(config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; loading makes every weight trainable, so what nothing runs is frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name, parameter in model.named_parameters():
+            if ".ttm_unit.read_layer." in name:
+                parameter.requires_grad_(False)
+        return loaded
+
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; our own attention modules follow the configuration too."""
+        super().set_attn_implementation(*args, **kwargs)
+        for module in self.vision_tokenizer.modules():
+            if hasattr(module, "implementation"):
+                module.implementation = attention_of(self.config)
 
     def encode_video(self, pixel_values_videos: Tensor) -> Tensor:
         """pixels [n,T,3,H,W] -> video tokens [n,M,text_dim], what the language model sees."""

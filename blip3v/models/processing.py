@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
-from blip3v.data.conversation import format_prompt, render
+from blip3v.data.conversation import SYSTEM_PROMPT, format_prompt, render
 from blip3v.errors import UserError
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.token_count import video_token_count
@@ -32,6 +32,7 @@ class Blip3VideoProcessor(ProcessorMixin):
         image_size: side of the square frames that the vision encoder takes, in pixels.
         video_token_spec: what decides how many tokens a video becomes, from
             `Blip3VideoConfig.video_token_spec()`.
+        system_prompt: the system message of every prompt; empty for none.
 
     Raises:
         UserError: the tokenizer has no `<image>`.
@@ -42,6 +43,7 @@ class Blip3VideoProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerFast,
         image_size: int,
         video_token_spec: Mapping[str, Any],
+        system_prompt: str = SYSTEM_PROMPT,
         chat_template: str | None = None,
     ) -> None:
         if IMAGE not in tokenizer.get_vocab():
@@ -50,19 +52,25 @@ class Blip3VideoProcessor(ProcessorMixin):
             )
         self.image_size = image_size
         self.video_token_spec = dict(video_token_spec)
+        self.system_prompt = system_prompt
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
         self.end_token_id = tokenizer.convert_tokens_to_ids(END)
         super().__init__(tokenizer, chat_template=chat_template)
 
     @classmethod
-    def from_config(cls, config: Blip3VideoConfig, tokenizer: PreTrainedTokenizerFast) -> Blip3VideoProcessor:
+    def from_config(
+        cls, config: Blip3VideoConfig, tokenizer: PreTrainedTokenizerFast, system_prompt: str = SYSTEM_PROMPT
+    ) -> Blip3VideoProcessor:
         """The processor of a model; the tokenizer is prepared if it is not yet.
 
         Raises:
             UserError: the tokenizer's `<image>` is another id than the model's.
         """
         processor = cls(
-            prepare_tokenizer(tokenizer), config.vision_config.image_size, config.video_token_spec()
+            prepare_tokenizer(tokenizer),
+            config.vision_config.image_size,
+            config.video_token_spec(),
+            system_prompt,
         )
         if processor.image_token_id != config.image_token_id:
             raise UserError(
@@ -108,7 +116,7 @@ class Blip3VideoProcessor(ProcessorMixin):
 
     def prompt(self, question: str, with_video: bool | int = True) -> str:
         """The text to hand to `__call__` for one question, see `blip3v.data.conversation.format_prompt`."""
-        return format_prompt(question, with_video)
+        return format_prompt(question, with_video, self.system_prompt)
 
     def __call__(
         self,
@@ -174,7 +182,7 @@ class Blip3VideoProcessor(ProcessorMixin):
         Raises:
             UserError: max_length would cut a video, or leave no token to learn from.
         """
-        segments = render(turns, num_videos)
+        segments = render(turns, num_videos, self.system_prompt)
         pieces = self._ids([segment.text for segment in segments], with_bos=False)
         pieces = self._expand(pieces, [frames or self.num_frames] * num_videos)
         ids, labels = [self.tokenizer.bos_token_id], [IGNORE]

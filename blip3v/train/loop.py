@@ -114,16 +114,20 @@ class Trainer:
                 rate = learning_rate(step, self.total_steps, self.recipe)
                 loss = self._step(model, optimizer, list(islice(batches, self.recipe.accumulation)), rate)
                 step += 1
-                last = step == self.total_steps or terminated.is_set()
-                if last or step % self.recipe.log_every == 0 or self._checkpoint_due(step):
-                    self._read_numbers()
-                if step == self.total_steps or step % self.recipe.log_every == 0:
-                    self.metrics.write(step, rate)
                 if self.on_step is not None:
                     self.on_step(step, loss)
-                if last or self._checkpoint_due(step):
+                # Read once: a signal between two looks would end the run without its checkpoint.
+                stopping = terminated.is_set()
+                ending = stopping or step == self.total_steps
+                line_due = step == self.total_steps or step % self.recipe.log_every == 0
+                checkpoint_due = ending or self._checkpoint_due(step)
+                if line_due or checkpoint_due:
+                    self._read_numbers()
+                if line_due:
+                    self.metrics.write(step, rate)
+                if checkpoint_due:
                     self._save(step, model, optimizer)
-                if terminated.is_set() and step < self.total_steps:
+                if stopping and step < self.total_steps:
                     raise SystemExit(EXIT_TERMINATED)
             return TrainingResult(step, self.metrics.smoothed_loss or 0.0, self.metrics.seconds)
 

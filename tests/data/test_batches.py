@@ -12,8 +12,8 @@ def test_every_epoch_shows_every_sample_once_in_another_order() -> None:
     epochs = [[place for n in range(3 * e, 3 * e + 3) for place in order.batch(n)] for e in range(4)]
     for number, places in enumerate(epochs):
         assert {place.epoch for place in places} == {number}
-        assert sorted(place.index for place in places) == list(range(10))
-    assert len({tuple(place.index for place in places) for places in epochs}) == 4
+        assert sorted(place.sample for place in places) == list(range(10))
+    assert len({tuple(place.sample for place in places) for places in epochs}) == 4
 
 
 def test_the_short_batch_is_kept_or_dropped() -> None:
@@ -49,9 +49,7 @@ class Places(Dataset[Place]):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_as_batch_sampler_of_a_data_loader(workers: int) -> None:
     order = BatchOrder(9, 4, 3)
-    loader = DataLoader(
-        Places(), batch_sampler=order.batches(1, 8), num_workers=workers, collate_fn=list
-    )
+    loader = DataLoader(Places(), batch_sampler=order.batches(1, 8), num_workers=workers, collate_fn=list)
     assert list(loader) == [order.batch(n) for n in range(1, 8)]
     assert len(loader) == 7
 

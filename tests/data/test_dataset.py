@@ -119,6 +119,9 @@ def test_missing_features_are_found_at_once() -> None:
 
 def test_fingerprint_is_the_one_of_the_records() -> None:
     features = torch.zeros(5, 1, 1, 1)
-    video, stored = (VideoDataset(_records(), IndexProcessor(), 4), FeatureDataset(_records(), IndexProcessor(), features))
+    video, stored = (
+        VideoDataset(_records(), IndexProcessor(), 4),
+        FeatureDataset(_records(), IndexProcessor(), features),
+    )
     assert video.fingerprint == stored.fingerprint
     assert VideoDataset(_records(4), IndexProcessor(), 4).fingerprint != video.fingerprint

@@ -282,3 +282,16 @@ def test_unprepared_tokenizer_is_refused() -> None:
     backend = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
     with pytest.raises(UserError, match="prepare_tokenizer"):
         Blip3VideoProcessor(PreTrainedTokenizerFast(tokenizer_object=backend), SIZE, {})
+
+
+def test_without_a_system_prompt_a_conversation_begins_with_the_user():
+    from blip3v.models.configuration import blip3_video_tiny
+    from blip3v.models.tokenizer import word_tokenizer
+
+    tokenizer = word_tokenizer(["what", "red"])
+    config = blip3_video_tiny(vocab_size=len(tokenizer) - 3)
+    processor = Blip3VideoProcessor.from_config(config, tokenizer, system_prompt="")
+    ids = processor.encode_conversation([("what", "red")])["input_ids"].tolist()
+    user = tokenizer.convert_tokens_to_ids("<|user|>")
+    assert ids[:2] == [tokenizer.bos_token_id, user]
+    assert processor.prompt("what").startswith("<|user|>")

@@ -113,7 +113,7 @@ def on_meta(config: Blip3VideoConfig) -> Blip3VideoForConditionalGeneration:
 
 
 def tiny(temporal: str = "grouped_ttm", tokens: int | None = 4, **overrides: object) -> Blip3VideoConfig:
-    """Small, with depths and widths that differ, so that a mixed-up one shows, and with SigLIP's pooling head."""
+    """Small, with depths and widths that differ, so that a mixed-up one shows; with the pooling head."""
     config = blip3_video_tiny(
         temporal,
         tokens,
@@ -229,7 +229,7 @@ def test_load_and_export_are_bit_identical(temporal: str, tokens: int | None, tm
     with torch.no_grad():
         expected = original(ids, pixels).logits
         found = load_released(tmp_path / "b", config)(ids, pixels).logits
-    # Not bit for bit: tensors mapped from a file lie at other alignments, and BLAS then sums in another order.
+    # Not bit for bit: tensors mapped from a file are aligned otherwise, and BLAS then sums in another order.
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert not loaded.training
 

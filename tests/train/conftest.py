@@ -13,7 +13,7 @@ from PIL import Image
 
 from blip3v.data.conversation import Turn, format_prompt
 from blip3v.data.dataset import VideoDataset
-from blip3v.data.records import Record, write_records
+from blip3v.data.records import Record, read_records, write_records
 from blip3v.models.configuration import blip3_video_tiny
 from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 from blip3v.models.processing import Blip3VideoProcessor
@@ -69,8 +69,6 @@ def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def dataset(annotations: Path, processor: Blip3VideoProcessor) -> VideoDataset:
     """With random training frames."""
-    from blip3v.data.records import read_records
-
     return VideoDataset(read_records(annotations), processor, FRAMES, seed=5)
 
 
@@ -80,9 +78,9 @@ def recipe() -> Callable[..., Recipe]:
 
     def build(**overrides: Any) -> Recipe:
         settings: dict[str, Any] = {
-            "num_frames": FRAMES, "video_tokens": TOKENS, "batch_size": 3, "accumulation": 2, "warmup_steps": 2,
-            "learning_rate": 1e-2, "weight_decay": 0.1, "max_steps": 6, "log_every": 1, "checkpoint_every": 0,
-            "seed": 11,
+            "num_frames": FRAMES, "video_tokens": TOKENS, "batch_size": 3, "accumulation": 2,
+            "warmup_steps": 2, "learning_rate": 1e-2, "weight_decay": 0.1, "max_steps": 6,
+            "log_every": 1, "checkpoint_every": 0, "seed": 11,
         }  # fmt: skip
         return Recipe("test", **(settings | overrides))
 

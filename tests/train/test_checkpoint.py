@@ -74,12 +74,14 @@ def test_the_last_ones_are_kept_in_the_order_of_their_steps(tmp_path: Path) -> N
     assert len(list(checkpoints.folder.iterdir())) == 2
 
 
-def test_a_half_written_checkpoint_is_never_picked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_written_checkpoint_is_never_picked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, optimizer = _trained(0)
     checkpoints = Checkpointer(tmp_path)
     checkpoints.save(1, model, optimizer, {})
 
-    def die(*args: Any) -> None:
+    def die(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
     # Killed before each of the files, and after all of them but before the rename.
@@ -99,7 +101,7 @@ def test_damaged_or_foreign_checkpoints_are_clear_errors(tmp_path: Path) -> None
     checkpoints = Checkpointer(tmp_path)
     path = checkpoints.save(1, model, optimizer, {})
     (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-9])
-    with pytest.raises(UserError, match="cannot resume from .*remove it"):
+    with pytest.raises(UserError, match=r"cannot resume from .*remove it"):
         checkpoints.load(path, model, optimizer)
     path = checkpoints.save(2, model, optimizer, {})
     with pytest.raises(UserError, match="cannot resume"):

@@ -56,7 +56,9 @@ def test_a_resumed_log_reads_as_one_run(tmp_path: Path) -> None:
     _run(second, losses[5:], 5, 10, every=2)
 
     timing = {"samples_per_second", "seconds", "eta_seconds"}
-    plain = [[{k: v for k, v in line.items() if k not in timing} for line in read_log(p)] for p in (whole, parts)]
+    plain = [
+        [{k: v for k, v in line.items() if k not in timing} for line in read_log(p)] for p in (whole, parts)
+    ]
     assert plain[0] == plain[1]
     seconds = [line["seconds"] for line in read_log(parts)]
     assert seconds == sorted(seconds)

@@ -13,7 +13,12 @@ from blip3v.train.recipe import RECIPES, Recipe, recipe_named
 def test_the_papers_stages() -> None:
     captions, questions = recipe_named("video-captions"), recipe_named("instruction-tuning")
     for recipe, batch, rate in ((captions, 16, 2e-5), (questions, 4, 1e-5)):
-        assert (recipe.batch_size, recipe.learning_rate, recipe.warmup_steps, recipe.epochs) == (batch, rate, 500, 1)
+        assert (recipe.batch_size, recipe.learning_rate, recipe.warmup_steps, recipe.epochs) == (
+            batch,
+            rate,
+            500,
+            1,
+        )
         assert (recipe.num_frames, recipe.clip_norm, recipe.frozen) == (8, 1.0, ("vision_encoder",))
     assert recipe_named("image-captions").num_frames == 1
 

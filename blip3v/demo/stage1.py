@@ -1,0 +1,92 @@
+"""Stage 1 of the demo: captions of still images, made as they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from blip3v.data.batches import Place
+from blip3v.data.conversation import Turn
+from blip3v.demo.model import LATENT_GRID, STAGE1_WEIGHTS, demo_config, demo_processor, start_stage1
+from blip3v.demo.scenes import still
+from blip3v.models.modeling import Blip3VideoForConditionalGeneration
+from blip3v.models.processing import Blip3VideoProcessor
+from blip3v.train.checkpoint import Checkpointer
+from blip3v.train.loop import Trainer
+from blip3v.train.metrics import Metrics
+from blip3v.train.recipe import Recipe
+from blip3v.video import frames_to_pixels
+
+DESCRIBE_IMAGE = "describe the image ."
+
+
+def demo_images() -> Recipe:
+    """Stage 1 of the demo: everything is trained, the vision encoder too, as there are no pretrained weights."""
+    return Recipe(
+        "demo-images",
+        num_frames=1,
+        video_tokens=LATENT_GRID**2,
+        batch_size=16,
+        learning_rate=1.5e-3,
+        warmup_steps=300,
+        weight_decay=0.02,
+        betas=(0.9, 0.98),
+        max_steps=16000,
+        frozen=(),
+        seed=0,
+        log_every=100,
+        checkpoint_every=1000,
+    )
+
+
+class StillImages:
+    """Endless images: what a place (epoch, sample) holds depends on it and the seed alone.
+
+    A sample is {"input_ids" [L], "labels" [L], "pixel_values_videos" [1,1,3,H,W]}.
+    """
+
+    def __init__(self, processor: Blip3VideoProcessor, seed: int, length: int = 100_000) -> None:
+        self.processor, self.seed, self.length = processor, seed, length
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the images do."""
+        return f"still images, seed {self.seed}, {self.length} an epoch"
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, place: Place) -> dict[str, Tensor]:
+        scene = still(np.random.default_rng([self.seed, *place]))
+        text = self.processor.encode_conversation([Turn(DESCRIBE_IMAGE, scene.caption)], frames=1)
+        return {**text, "pixel_values_videos": frames_to_pixels(scene.frames(), self.processor.image_size)[None]}
+
+
+def build_stage1(recipe: Recipe, out: Path) -> tuple[Trainer, Blip3VideoProcessor]:
+    """The trainer of stage 1; its log and checkpoints lie in `out`."""
+    torch.manual_seed(recipe.seed)
+    config = demo_config("none", recipe.video_tokens, recipe.num_frames)
+    processor = demo_processor(config)
+    model = Blip3VideoForConditionalGeneration(config)
+    start_stage1(model)
+    trainer = Trainer(
+        model,
+        recipe,
+        StillImages(processor, recipe.seed),
+        processor.collate,
+        checkpoints=Checkpointer(out / "checkpoints", recipe.keep_checkpoints),
+        metrics=Metrics(out / "log.jsonl"),
+    )
+    return trainer, processor
+
+
+def save_stage1(model: Blip3VideoForConditionalGeneration, folder: Path) -> Path:
+    """Write the weights as the package ships them: float16, one file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / STAGE1_WEIGHTS
+    save_file({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, path)
+    return path
