@@ -1,8 +1,8 @@
-"""The configuration of a BLIP-3-Video model, the token arithmetic of its encoders, and the named presets."""
+"""The configuration of a BLIP-3-Video model and the named presets."""
 
-# No `from __future__ import annotations` here: `@strict` checks values against their types and skips annotations
-# that are strings.
-from typing import Any, Literal
+# No `from __future__ import annotations` here: `@strict` checks values against their types and skips
+# annotations that are strings.
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import Phi3Config, PreTrainedConfig, SiglipVisionConfig
@@ -32,11 +32,11 @@ class Blip3VideoConfig(PreTrainedConfig):
         image_token_id: id of `<image>`, whose positions receive the video tokens.
 
     Raises:
-        ValueError: unknown encoder, or a token count that the encoder cannot make (the message lists what it can).
+        ValueError: unknown encoder, or a token count that it cannot make (the message lists what it can).
     """
 
     model_type = "blip3_video"
-    sub_configs = {"text_config": Phi3Config, "vision_config": SiglipVisionConfig}
+    sub_configs: ClassVar[dict[str, type]] = {"text_config": Phi3Config, "vision_config": SiglipVisionConfig}
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -147,8 +147,8 @@ def blip3_video_4b(
 ) -> Blip3VideoConfig:
     """BLIP-3-Video as published: SigLIP so400m, six-layer resampler, Phi-3-mini (4.4 billion parameters).
 
-    `tokens=None` takes the encoder's natural count. With `grouped_ttm`, 128 tokens are the mean over the memory
-    slots (the released 128-token model) and any other count is TL(M) over the final memory.
+    `tokens=None` takes the encoder's natural count. With `grouped_ttm`, 128 tokens are the mean over the
+    memory slots (the released 128-token model) and any other count is TL(M) over the final memory.
     """
     return Blip3VideoConfig(**(_temporal_fields(temporal, tokens, 128, frames, grid=27) | overrides))
 
@@ -167,8 +167,8 @@ def blip3_video_tiny(
 ) -> Blip3VideoConfig:
     """The same classes at a size for tests: milliseconds on a CPU, random weights.
 
-    The vocabulary has `vocab_size` text tokens (ids 0 to vocab_size - 1: 1 begins a text, 2 ends an answer, 0 pads)
-    and the three added ones behind them; `<image>` is id `vocab_size`.
+    The vocabulary has `vocab_size` text tokens (1 begins a text, 2 ends an answer, 0 pads) and the three
+    added ones behind them; `<image>` is id `vocab_size`.
     """
     fields = _temporal_fields(temporal, tokens, num_latents, frames, grid=image_size // patch_size)
     fields |= {

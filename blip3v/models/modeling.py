@@ -19,7 +19,7 @@ from blip3v.models.vision import VisionTokenizer, encode_frames
 
 @dataclass
 class Blip3VideoOutput(ModelOutput):
-    """loss: scalar; logits [B,L,vocab]; past_key_values; video_tokens [n_videos,M,dim] where videos were given."""
+    """loss: scalar; logits [B,L,vocab]; past_key_values; video_tokens [n_videos,M,dim] if there were any."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -37,13 +37,13 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = [
+    _no_split_modules: ClassVar[list[str]] = [
         "SiglipVisionEmbeddings",
         "SiglipEncoderLayer",
         "VisionTokenizer",
         "Phi3DecoderLayer",
     ]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -99,8 +99,8 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: [B,L]; each video stands as M consecutive `<image>` ids (the processor writes them).
             pixel_values_videos: [n_videos,T,3,H,W] in the order of their places in the batch.
-            video_features: [n_videos,T,S,dim] from `encode_frames`, instead of pixels (a frozen encoder's output
-                may be kept between epochs).
+            video_features: [n_videos,T,S,dim] from `encode_frames`, instead of pixels (a frozen encoder's
+                output may be kept between epochs).
             attention_mask: [B,L], 1 where a token is real.
             labels: [B,L], -100 where nothing is predicted. The loss is the mean over the other positions.
 
@@ -158,7 +158,7 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Fresh weights of our own modules: each knows its own distribution (PyTorch's default where none is said).
+        """Fresh weights of our own modules: each knows its own distribution (else it is PyTorch's default).
 
         SigLIP and Phi-3 are PreTrainedModels and initialise themselves.
         """
@@ -168,9 +168,9 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy in float32 of logits [B,L,V] at i against labels [B,L] at i + 1; -100 counts for nothing.
+    """Mean cross-entropy in float32 of logits [B,L,V] at i against labels [B,L] at i + 1.
 
-    A batch without any label has loss 0, not NaN.
+    Labels of -100 count for nothing; a batch without any other has loss 0, not NaN.
     """
     targets = labels[:, 1:].flatten()
     total = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=-100, reduction="sum")

@@ -22,7 +22,10 @@ def encode_frames(encoder: SiglipVisionModel, pixels: Tensor) -> Tensor:
 
 
 class VisionTokenizer(nn.Module):
-    """[B,T,S,dim] patch features -> [B,M,text_dim]: resampler, temporal encoder, **then** LayerNorm and projection."""
+    """[B,T,S,dim] patch features -> [B,M,text_dim].
+
+    Resampler, temporal encoder, and only **then** LayerNorm and projection.
+    """
 
     def __init__(self, config: Blip3VideoConfig) -> None:
         super().__init__()

@@ -97,9 +97,8 @@ class Trainer:
         SIGTERM ends the run after the step at hand, with a checkpoint, by SystemExit(143).
 
         Raises:
-            UserError: the loss is not finite; resuming with another recipe or other data; checkpoints in the
-            way of a
-                new run.
+            UserError: the loss is not finite; resuming with another recipe or other data; a new run where
+                checkpoints of an earlier one lie.
         """
         with ExitStack() as stack:
             stack.enter_context(frozen_training(self.model, self.recipe))
@@ -191,8 +190,7 @@ class Trainer:
             collate_fn=self.collate,
             num_workers=self.recipe.workers,
             pin_memory=self.parallel.device.type == "cuda",
-            # Its own generator: a loader draws a seed when it starts, which must not move the model's
-            # dropout.
+            # Its own generator: a loader draws a seed at its start, which must not move the model's dropout.
             generator=torch.Generator().manual_seed(self.recipe.seed),
         )
         return iter(loader)

@@ -13,7 +13,7 @@ from transformers import TextIteratorStreamer
 from blip3v import Blip3VideoForConditionalGeneration, blip3_video_tiny
 from blip3v.models.tokenizer import IMAGE, word_tokenizer
 
-M, FRAMES, NEW = 4, 3, 12
+M, FRAMES, NEW = 4, 3, 8
 TOKENIZER = word_tokenizer([f"word{i}" for i in range(52)])
 MARK = TOKENIZER.convert_tokens_to_ids(IMAGE)
 

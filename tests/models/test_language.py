@@ -1,4 +1,4 @@
-"""The decoupled vocabulary around Phi-3: against explicit formulas, and against transformers' own causal model."""
+"""The decoupled vocabulary around Phi-3: against formulas, and against transformers' own causal model."""
 
 from __future__ import annotations
 
