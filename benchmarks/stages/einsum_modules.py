@@ -27,13 +27,13 @@ def feed_forward(dim: int, hidden: int, out: int) -> nn.Sequential:
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[..., N, heads * d] -> [..., heads, N, d], as a view."""
-    return x.reshape(*x.shape[:-1], heads, -1).transpose(-3, -2)
+    """[B, ..., N, heads * d] -> [B, heads, ..., N, d], as a view."""
+    return x.unflatten(-1, (heads, -1)).movedim(-2, 1)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """[..., heads, N, d] -> [..., N, heads * d], a copy."""
-    return x.transpose(-3, -2).flatten(-2)
+    """[B, heads, ..., N, d] -> [B, ..., N, heads * d], a copy."""
+    return x.movedim(1, -2).flatten(-2)
 
 
 def einsum_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from blip3v.demo.scenes import vocabulary
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 from blip3v.models.processing import Blip3VideoProcessor
+from blip3v.models.resampler import PerceiverAttention
 from blip3v.models.tokenizer import END, word_tokenizer
 
 WIDTH, GRID, LATENT_GRID = 128, 6, 4
@@ -21,7 +22,9 @@ STAGE1_WEIGHTS = "stage1.safetensors"
 
 
 def demo_config(temporal: str, tokens: int, frames: int = FRAMES) -> Blip3VideoConfig:
-    """Width 128: 3 ViT layers on 48 x 48 pixels, 16 resampler latents, 2 layers of Phi-3, about 1 M parameters."""
+    """Width 128: 3 ViT layers on 48 x 48 pixels, 16 resampler latents, 2 layers of Phi-3, about 1 M
+    parameters.
+    """
     tokenizer = word_tokenizer(vocabulary())
     words = len(tokenizer) - 3
     return Blip3VideoConfig(
@@ -71,7 +74,9 @@ def demo_processor(config: Blip3VideoConfig) -> Blip3VideoProcessor:
 
 
 def _grid_code(side: int) -> torch.Tensor:
-    """Sines and cosines of the places of a side x side grid: [side^2, WIDTH]; each head's channels hold x and y."""
+    """Sines and cosines of the places of a side x side grid: [side^2, WIDTH]; each head's channels hold x
+    and y.
+    """
     rates = 100.0 ** (-torch.arange(WIDTH // 4) / (WIDTH // 4))
     axis = torch.linspace(0, GRID - 1, side)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -83,14 +88,15 @@ def _grid_code(side: int) -> torch.Tensor:
 def start_stage1(model: Blip3VideoForConditionalGeneration) -> None:
     """Initial weights that let a small model find positions at once.
 
-    Random latents and random positions sit on a plateau for thousands of steps: no latent prefers any place. Here
-    positions and latents begin as codes of the same plane, and queries and keys near the identity, so that each
-    latent begins by looking at its own part of the frame. Everything is trained from there.
+    Random latents and random positions sit on a plateau for thousands of steps: no latent prefers any place.
+    Here positions and latents begin as codes of the same plane, and queries and keys near the identity, so
+    that each latent begins by looking at its own part of the frame. Everything is trained from there.
     """
     model.vision_encoder.embeddings.position_embedding.weight.copy_(_grid_code(GRID))
     resampler = model.vision_tokenizer.resampler
+    assert resampler is not None
     resampler.latents.copy_(_grid_code(LATENT_GRID) + 0.3 * torch.randn_like(resampler.latents))
-    for attention, _ in resampler.layers:
+    for attention in (m for m in resampler.modules() if isinstance(m, PerceiverAttention)):
         near_identity = [torch.eye(WIDTH) + 0.02 * torch.randn(WIDTH, WIDTH) for _ in range(2)]
         attention.to_q.weight.copy_(near_identity[0])
         attention.to_kv.weight[:WIDTH].copy_(near_identity[1])
@@ -110,7 +116,7 @@ def demo_model(temporal: str, tokens: int, seed: int) -> Blip3VideoForConditiona
     fresh = [name for name in result.missing_keys if ".temporal_encoder." not in name]
     if fresh or result.unexpected_keys:
         raise RuntimeError(
-            f"{STAGE1_WEIGHTS} does not fit the demo's model (missing {fresh}, unexpected {result.unexpected_keys}); "
-            "remake it with `blip3v train demo-images`"
+            f"{STAGE1_WEIGHTS} does not fit the demo's model (missing {fresh}, unexpected "
+            f"{result.unexpected_keys}); remake it with `blip3v train demo-images`"
         )
     return model

@@ -19,7 +19,9 @@ BACKGROUNDS = {"black": (0, 0, 0), "white": (245, 245, 245), "gray": (120, 120, 
 
 
 def _distances(dx: np.ndarray, dy: np.ndarray) -> list[np.ndarray]:
-    """Signed distance in pixels to the edge of each of SHAPES (positive inside), at offsets from the centre."""
+    """Signed distance in pixels to the edge of each of SHAPES (positive inside), at offsets from the
+    centre.
+    """
     square = 0.88 * RADIUS - np.maximum(abs(dx), abs(dy))
     # Apex up; the three half planes of an equilateral triangle with inradius RADIUS / 2, a little enlarged.
     lower, side = RADIUS * 0.62 - dy, RADIUS * 0.62 - (0.866 * abs(dx) - 0.5 * dy)
@@ -44,7 +46,7 @@ def render(shapes: list[tuple[int, tuple[int, int, int], np.ndarray]], backgroun
     Returns:
         uint8 [T,SIZE,SIZE,3].
     """
-    frames = np.broadcast_to(backgrounds[:, None, None, :], (len(backgrounds), SIZE, SIZE, 3)).astype(np.float32)
+    frames: np.ndarray = np.tile(backgrounds[:, None, None, :].astype(np.float32), (1, SIZE, SIZE, 1))
     axis = np.arange(SIZE, dtype=np.float32) + 0.5
     for kind, colour, centres in shapes:
         dx = axis[None, None, :] - centres[:, 0, None, None].astype(np.float32)

@@ -1,7 +1,7 @@
 """What happens in a clip, and what can be asked about it.
 
-Every scene fixes the middle of its action at random before it fixes the direction of time, so that one frame says
-as little as possible about the temporal answers.
+Every scene fixes the middle of its action at random before it fixes the direction of time, so that one frame
+says as little as possible about the temporal answers.
 """
 
 from __future__ import annotations
@@ -116,12 +116,12 @@ def turning(rng: np.random.Generator) -> Scene:
     legs = turns + 1
     heading = np.array(DIRECTIONS[way], dtype=float)
     corners = [np.zeros(2)]
-    for leg in range(legs):
+    for _ in range(legs):
         corners.append(corners[-1] + heading / legs)
         turned = np.array([-heading[1], heading[0]])
         heading = turned if rng.integers(2) else -turned
     time = _progress() * legs
-    path = np.stack([np.interp(time, np.arange(legs + 1), [c[axis] for c in corners]) for axis in (0, 1)], axis=1)
+    path = np.stack([np.interp(time, np.arange(legs + 1), axis) for axis in np.transpose(corners)], axis=1)
     length = 30.0 if turns == 0 else 44.0
     path = _place(rng, length * path)
     corner_frames = np.linspace(FIRST, LAST, legs + 1).round().astype(int)
@@ -160,12 +160,15 @@ def taking_turns(rng: np.random.Generator) -> Scene:
     order = rng.permutation(2)
     question = f"which shape moved first , {colours[order[0]]} or {colours[order[1]]} ?"
     which = int(rng.integers(2))
+    told = [
+        f"a {colours[i]} {shapes[i]} moves {ways[i]} "
+        f"from {_cell(placed[i][FIRST])} to {_cell(placed[i][LAST])}"
+        for i in range(2)
+    ]
     return Scene(
         [(colours[i], shapes[i], placed[i]) for i in range(2)],
         backgrounds,
-        f"a {colours[0]} {shapes[0]} moves {ways[0]} from {_cell(placed[0][FIRST])} to {_cell(placed[0][LAST])} before "
-        f"a {colours[1]} {shapes[1]} moves {ways[1]} from {_cell(placed[1][FIRST])} to {_cell(placed[1][LAST])} ; "
-        f"{flash_text}",
+        f"{told[0]} before {told[1]} ; {flash_text}",
         [
             ("first mover", question, colours[0]),
             flash_question,
@@ -207,7 +210,7 @@ def vocabulary() -> list[str]:
     words = (*SHAPES, *COLOURS, *BACKGROUNDS, *DIRECTIONS, *NUMBERS, "faster", "slower")
     sentences = (
         "a moves and gets ; flash before makes turns at row column on from through to",
-        "which flash came first , or ? what colour is the shape it which way does the move get how many make moved",
-        "describe the image . describe the video .",
+        "which flash came first , or ? what colour is the shape it which way does the move get",
+        "how many make moved describe the image . describe the video .",
     )
     return list(dict.fromkeys([*words, *" ".join(sentences).split()]))

@@ -25,7 +25,9 @@ DESCRIBE_IMAGE = "describe the image ."
 
 
 def demo_images() -> Recipe:
-    """Stage 1 of the demo: everything is trained, the vision encoder too, as there are no pretrained weights."""
+    """Stage 1 of the demo: everything is trained, the vision encoder too, as there are no pretrained
+    weights.
+    """
     return Recipe(
         "demo-images",
         num_frames=1,
@@ -63,7 +65,8 @@ class StillImages:
     def __getitem__(self, place: Place) -> dict[str, Tensor]:
         scene = still(np.random.default_rng([self.seed, *place]))
         text = self.processor.encode_conversation([Turn(DESCRIBE_IMAGE, scene.caption)], frames=1)
-        return {**text, "pixel_values_videos": frames_to_pixels(scene.frames(), self.processor.image_size)[None]}
+        pixels = frames_to_pixels(scene.frames(), self.processor.image_size)
+        return {**text, "pixel_values_videos": pixels[None]}
 
 
 def build_stage1(recipe: Recipe, out: Path) -> tuple[Trainer, Blip3VideoProcessor]:

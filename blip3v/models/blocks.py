@@ -12,8 +12,8 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for q [B,H,Q,d] and k, v [B,H,K,d] -> [B,H,Q,d].
 
-    `keep` is a boolean mask that broadcasts to [B,H,Q,K], True where a key may be seen. `eager` spells the formula
-    out and is the one to read; `sdpa` calls PyTorch's fused kernels.
+    `keep` is a boolean mask that broadcasts to [B,H,Q,K], True where a key may be seen. `eager` spells the
+    formula out and is the one to read; `sdpa` calls PyTorch's fused kernels.
     """
     if implementation == "eager":
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -25,7 +25,7 @@ def attend(
 
 
 def feed_forward(dim: int, mult: int) -> nn.Sequential:
-    """LN -> Linear(dim, mult * dim) -> GELU (erf) -> Linear(mult * dim, dim), no biases; published names 0, 1, 3."""
+    """LN -> Linear(dim, mult * dim) -> GELU (erf) -> Linear(mult * dim, dim), no biases."""
     return nn.Sequential(
         nn.LayerNorm(dim),
         nn.Linear(dim, mult * dim, bias=False),
@@ -35,7 +35,7 @@ def feed_forward(dim: int, mult: int) -> nn.Sequential:
 
 
 class SelfAttention(nn.Module):
-    """Pre-LN self-attention of the temporal encoders: x [B,N,dim] -> [B,N,dim], **without** output projection."""
+    """Pre-LN self-attention, x [B,N,dim] -> [B,N,dim], **without** output projection."""
 
     def __init__(self, dim: int, heads: int, implementation: str = "sdpa") -> None:
         super().__init__()
@@ -50,27 +50,26 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(x)
         q, k, v = (
-            linear(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in self._projections()
+            linear(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for linear in (self.to_q, self.to_k, self.to_v)
         )
         return attend(q, k, v, implementation=self.implementation).transpose(1, 2).flatten(2)
 
-    def _projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-        return self.to_q, self.to_k, self.to_v
 
+class TransformerLayer(nn.ModuleList):
+    """x + attention(x), then x + feed-forward(x); its children bear the published names 0 and 1."""
 
-def transformer_layers(
-    depth: int, dim: int, heads: int, ff_mult: int, implementation: str = "sdpa"
-) -> nn.ModuleList:
-    """`depth` pairs of (SelfAttention, feed-forward), under the published names `i.0` and `i.1`."""
-    return nn.ModuleList(
-        nn.ModuleList([SelfAttention(dim, heads, implementation), feed_forward(dim, ff_mult)])
-        for _ in range(depth)
-    )
+    def __init__(self, dim: int, heads: int, ff_mult: int, implementation: str = "sdpa") -> None:
+        super().__init__([SelfAttention(dim, heads, implementation), feed_forward(dim, ff_mult)])
 
-
-def run_transformer(layers: nn.ModuleList, x: Tensor) -> Tensor:
-    """x [B,N,dim] -> [B,N,dim]: residual attention, residual feed-forward, no final LayerNorm."""
-    for attention, ff in layers:
+    def forward(self, x: Tensor) -> Tensor:
+        attention, ff = self
         x = x + attention(x)
-        x = x + ff(x)
-    return x
+        return x + ff(x)
+
+
+def transformer(
+    depth: int, dim: int, heads: int, ff_mult: int, implementation: str = "sdpa"
+) -> nn.Sequential:
+    """`depth` layers, x [B,N,dim] -> [B,N,dim], no final LayerNorm."""
+    return nn.Sequential(*(TransformerLayer(dim, heads, ff_mult, implementation) for _ in range(depth)))

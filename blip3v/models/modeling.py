@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from transformers import Cache, GenerationMixin, PreTrainedModel, SiglipVisionModel
 from transformers.modeling_outputs import ModelOutput
 
+from blip3v.models.blocks import SelfAttention
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.language import LanguageModel
+from blip3v.models.resampler import PerceiverAttention
 from blip3v.models.temporal import attention_of
 from blip3v.models.vision import VisionTokenizer, encode_frames
 
@@ -72,7 +74,7 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """As in transformers; our own attention modules follow the configuration too."""
         super().set_attn_implementation(*args, **kwargs)
         for module in self.vision_tokenizer.modules():
-            if hasattr(module, "implementation"):
+            if isinstance(module, (PerceiverAttention, SelfAttention)):
                 module.implementation = attention_of(self.config)
 
     def encode_video(self, pixel_values_videos: Tensor) -> Tensor:
@@ -107,11 +109,11 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: both or none of input_ids and inputs_embeds; places for videos and videos differ.
         """
-        if (input_ids is None) == (inputs_embeds is None):
+        if input_ids is not None and inputs_embeds is None:
+            inputs_embeds = self.lang_model.embed(input_ids)
+        elif inputs_embeds is None or input_ids is not None:
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         video_tokens = None
-        if inputs_embeds is None:
-            inputs_embeds = self.lang_model.embed(input_ids)
         if pixel_values_videos is not None:
             video_features = encode_frames(self.vision_encoder, pixel_values_videos.to(self.dtype))
         if video_features is not None:

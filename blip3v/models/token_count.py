@@ -1,6 +1,7 @@
 """How many language-model tokens a video becomes: plain arithmetic, no tensors.
 
-T frames, L resampler tokens per frame, P x P patches per frame, M tokens asked for, N frames at which M was asked.
+T frames, L resampler tokens per frame, P x P patches per frame, M tokens asked for, N frames at which M was
+asked.
 """
 
 from __future__ import annotations
@@ -108,6 +109,6 @@ def check_token_count(spec: Spec) -> None:
         )
     if name == "space_time_max_pool" and tokens // frames > spec["num_latents"]:
         raise ValueError(
-            f"space_time_max_pool cannot make {tokens // frames} tokens per frame out of {spec['num_latents']}; "
-            f"ask for at most {frames * spec['num_latents']}"
+            f"space_time_max_pool cannot make {tokens // frames} tokens per frame "
+            f"out of {spec['num_latents']}; ask for at most {frames * spec['num_latents']}"
         )

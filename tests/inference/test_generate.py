@@ -147,6 +147,20 @@ def test_load_reads_back_what_was_saved(pair, clips, tmp_path):
     assert load(tmp_path, device="cpu", dtype=torch.bfloat16)[0].dtype == torch.bfloat16
 
 
+def test_load_takes_a_released_checkpoint_with_a_tokenizer_beside_it(pair, tmp_path, monkeypatch):
+    model, processor = pair
+    (tmp_path / "model-00001-of-00001.safetensors").touch()
+    # Real released weights have the published widths; which tensor goes where is tested in tests/models.
+    monkeypatch.setattr("blip3v.models.weights.load_released", lambda folder, torch_dtype: model)
+    with pytest.raises(UserError, match="cannot load a model from"):
+        load(tmp_path, device="cpu")  # weights without a tokenizer
+    processor.tokenizer.save_pretrained(tmp_path)
+    loaded, made = load(tmp_path, device="cpu")
+    assert loaded is model
+    assert made.image_token_id == model.config.image_token_id
+    assert made.num_frames == model.config.num_frames
+
+
 def test_load_refuses_missing_broken_and_incomplete_folders(pair, tmp_path):
     model, processor = pair
     with pytest.raises(UserError, match="no such model folder"):

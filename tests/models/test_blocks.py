@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from blip3v.models.blocks import SelfAttention, attend, feed_forward, run_transformer, transformer_layers
+from blip3v.models.blocks import SelfAttention, attend, feed_forward, transformer
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -25,14 +25,14 @@ def test_masked_keys_do_not_exist(normal, implementation):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_transformer_layers_are_the_formula(formulas, randomised, normal, implementation):
-    layers = randomised(transformer_layers(2, 8, heads=2, ff_mult=3, implementation=implementation))
+def test_a_transformer_is_the_formula(formulas, randomised, normal, implementation):
+    layers = randomised(transformer(2, 8, heads=2, ff_mult=3, implementation=implementation))
     state = {f"layers.{name}": value for name, value in layers.state_dict().items()}
     x = normal(2, 5, 8)
     expected = torch.stack(
         [torch.stack(formulas.transformer(list(tokens), state, "layers", heads=2)) for tokens in x]
     )
-    assert_close(run_transformer(layers, x), expected, rtol=1e-9, atol=1e-10)
+    assert_close(layers(x), expected, rtol=1e-9, atol=1e-10)
 
 
 def test_self_attention_has_no_biases_and_no_output_projection():

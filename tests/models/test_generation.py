@@ -105,8 +105,8 @@ def test_the_video_is_encoded_once_with_the_cache(monkeypatch: pytest.MonkeyPatc
 
 def test_the_answer_depends_on_the_video() -> None:
     model, inputs = tiny_model(), alone(0)
-    other = inputs | {"pixel_values_videos": video(5)}
-    assert not torch.equal(answer(model, inputs), answer(model, other))
+    answers = [answer(model, inputs | {"pixel_values_videos": video(seed)}) for seed in range(8)]
+    assert len({tuple(new[0].tolist()) for new in answers}) > 1
 
 
 def test_rows_that_ended_are_padded() -> None:

@@ -1,7 +1,8 @@
 """Temporal encoders: frame tokens [B,T,S,dim] -> video tokens [B,M,dim].
 
-`build_temporal_encoder` is the one table from a configuration's `temporal_encoder` to a module. Most encoders read
-the resampler's frame tokens; those in `READS_PATCHES` read the vision encoder's patches and replace the resampler.
+`build_temporal_encoder` is the one table from a configuration's `temporal_encoder` to a module. Most
+encoders read the resampler's frame tokens; those in `READS_PATCHES` read the vision encoder's patches and
+replace the resampler.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ READS_PATCHES = frozenset(
 
 
 def attention_of(config: Blip3VideoConfig) -> str:
-    """`eager` where the configuration asks for it, else PyTorch's SDPA (our sequences are short and unmasked)."""
+    """`eager` where the configuration asks for it, else PyTorch's SDPA."""
     return "eager" if config._attn_implementation == "eager" else "sdpa"
 
 

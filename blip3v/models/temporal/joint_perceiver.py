@@ -9,7 +9,7 @@ from blip3v.models.temporal.time_stamp import TimeStamp
 
 
 class JointPerceiver(nn.Module):
-    """[B,T,S,dim] patch features -> [B,M,dim]: M latents attend to all T*S patches; there is no per-frame resampler."""
+    """[B,T,S,dim] patch features -> [B,M,dim]: M latents attend to all T*S patches at once."""
 
     def __init__(self, resampler: PerceiverResampler, time_stamp: bool) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ class TemporalPool(nn.Module):
 
 
 class SpaceTimeMaxPool(nn.Module):
-    """[B,T,S,dim] -> [B, times * per_time, dim]: max over the cells of a times x per_time grid laid over (T, S).
+    """[B,T,S,dim] -> [B, times * per_time, dim]: max over the cells of a grid laid over (T, S).
 
     The paper's "space-time max pooling 4 x 8" is read as 4 tokens for each of 8 times. Cells are those of
     `adaptive_max_pool2d`, so any number of frames gives the same number of tokens.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from blip3v.models.temporal.time_stamp import TimeStamp
@@ -15,8 +17,9 @@ class TokenLearner(nn.Module):
     Args:
         dim: width.
         k: tokens made.
-        gain: factor on the last layer's initial weights. PyTorch's default (1) starts near uniform attention: every
-            output is then the same average, and what distinguishes frames is gone before training begins.
+        gain: factor on the last layer's initial weights. PyTorch's default (1) starts near uniform
+            attention: every output is then the same average, and what distinguishes frames is gone before
+            training begins.
     """
 
     def __init__(self, dim: int, k: int, gain: float = 1.0) -> None:
@@ -28,11 +31,15 @@ class TokenLearner(nn.Module):
         )
         self.reset_parameters()
 
+    @property
+    def last(self) -> nn.Linear:
+        """Linear(2k, k), which gives the logits."""
+        return cast(nn.Linear, self.mlp[3])
+
     def reset_parameters(self) -> None:
         """PyTorch's uniform initialisation, the last layer times `gain`."""
-        last = self.mlp[3]
-        bound = self.gain * last.in_features**-0.5
-        nn.init.uniform_(last.weight, -bound, bound)
+        bound = self.gain * self.last.in_features**-0.5
+        nn.init.uniform_(self.last.weight, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., N, dim] -> [..., k, dim]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from blip3v.models.blocks import run_transformer, transformer_layers
+from blip3v.models.blocks import transformer
 from blip3v.models.temporal.time_stamp import TimeStamp
 from blip3v.models.temporal.token_learner import TokenLearner
 
@@ -14,8 +14,8 @@ class TokenTuringMachine(nn.Module):
     """The vanilla machine: one memory for the whole frame. [B,T,S,dim] -> [B,M,dim].
 
     Per frame: read = TL(r) over [memory ; frame]; transformer layers on the r tokens; write = TL(m) over
-    [memory ; processed] is the new memory. Without time-stamp the output is TL(k) of each step's processed tokens,
-    side by side; with it, PE(t) is added to the frame and the final memory is the output.
+    [memory ; processed] is the new memory. Without time-stamp the output is TL(k) of each step's processed
+    tokens, side by side; with it, PE(t) is added to the frame and the final memory is the output.
 
     Args:
         dim: width.
@@ -40,7 +40,7 @@ class TokenTuringMachine(nn.Module):
         self.initial_memory = nn.Parameter(torch.empty(memory_tokens, dim))
         self.pos_emb = TimeStamp(dim) if time_stamp else None
         self.read_layer = TokenLearner(dim, read_tokens, gain)
-        self.process_layers = transformer_layers(depth, dim, heads, ff_mult, implementation)
+        self.process_layers = transformer(depth, dim, heads, ff_mult, implementation)
         self.write_layer = TokenLearner(dim, memory_tokens, gain)
         self.final_output = TokenLearner(dim, tokens_per_step, gain) if tokens_per_step else None
         self.reset_parameters()
@@ -56,7 +56,7 @@ class TokenTuringMachine(nn.Module):
         outputs = []
         for frame in x.unbind(dim=1):
             read = self.read_layer(torch.cat([memory, frame], dim=1))
-            processed = run_transformer(self.process_layers, read)
+            processed = self.process_layers(read)
             memory = self.write_layer(torch.cat([memory, processed], dim=1))
             if self.final_output is not None:
                 outputs.append(self.final_output(processed))
@@ -66,8 +66,8 @@ class TokenTuringMachine(nn.Module):
 class TTMUnit(nn.Module):
     """One step of the grouped machine for every token position at once.
 
-    tokens = [memory (G) ; frame token + PE(t)] -> transformer layers inside the group of G + 1 -> new memory =
-    TL(G) over [memory (G) ; processed (G + 1)].
+    tokens = [memory (G) ; frame token + PE(t)] -> transformer layers inside the group of G + 1
+    -> new memory = TL(G) over [memory (G) ; processed (G + 1)].
     """
 
     def __init__(
@@ -82,24 +82,24 @@ class TTMUnit(nn.Module):
         implementation: str,
     ) -> None:
         super().__init__()
-        self.process_layers = transformer_layers(depth, dim, heads, ff_mult, implementation)
-        # The released checkpoints carry a TL over positions that no forward pass calls; it is kept so that they
-        # load and export bit for bit, and frozen so that no optimizer spends memory on it.
+        self.process_layers = transformer(depth, dim, heads, ff_mult, implementation)
+        # The released checkpoints carry a TL over positions that no forward pass calls; it is kept so that
+        # they load and export bit for bit, and frozen so that no optimizer spends memory on it.
         self.read_layer = TokenLearner(dim, positions).requires_grad_(False)
         self.write_layer = TokenLearner(dim, slots, gain)
 
     def forward(self, memory: Tensor, frame: Tensor) -> Tensor:
         """memory [B,S,G,dim], frame [B,S,dim] with its time-stamp -> the new memory [B,S,G,dim]."""
         group = torch.cat([memory, frame.unsqueeze(2)], dim=2)
-        processed = run_transformer(self.process_layers, group.flatten(0, 1)).view_as(group)
+        processed = self.process_layers(group.flatten(0, 1)).view_as(group)
         return self.write_layer(torch.cat([memory, processed], dim=2))
 
 
 class GroupedTokenTuringMachine(nn.Module):
     """The paper's best encoder: G memory slots for each of the S token positions. [B,T,S,dim] -> [B,M,dim].
 
-    Positions never exchange information here. Output: the mean over a position's slots (M = S), or TL(M) over the
-    S * G tokens of the final memory.
+    Positions never exchange information here. Output: the mean over a position's slots (M = S), or TL(M)
+    over the S * G tokens of the final memory.
 
     Args:
         dim: width.

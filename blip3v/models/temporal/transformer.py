@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from blip3v.models.blocks import run_transformer, transformer_layers
+from blip3v.models.blocks import transformer
 from blip3v.models.temporal.time_stamp import TimeStamp
 
 
 class TransformerEncoder(nn.Module):
-    """`depth` layers over the T*S tokens of a video; the last M tokens are the output: [B,T,S,dim] -> [B,M,dim]."""
+    """`depth` layers over all T*S tokens, of which the last M are kept: [B,T,S,dim] -> [B,M,dim]."""
 
     def __init__(
         self,
@@ -24,9 +24,9 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.tokens = tokens
         self.pos_emb = TimeStamp(dim) if time_stamp else None
-        self.layers = transformer_layers(depth, dim, heads, ff_mult, implementation)
+        self.layers = transformer(depth, dim, heads, ff_mult, implementation)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pos_emb is not None:
             x = self.pos_emb.stamp(x)
-        return run_transformer(self.layers, x.flatten(1, 2))[:, -self.tokens :]
+        return self.layers(x.flatten(1, 2))[:, -self.tokens :]
