@@ -190,11 +190,11 @@ def count(stage: Stage) -> dict[str, dict[str, Cost]]:
     return costs
 
 
-def measure(pair: Pair, backward: bool, seconds: float) -> dict[str, list[float]]:
-    """Alternating repeats of both sides until `seconds` are spent, at least 3 and at most 25."""
+def measure(pair: Pair, backward: bool, seconds: float, fewest: int) -> dict[str, list[float]]:
+    """Alternating repeats of both sides until `seconds` are spent, at least `fewest` and at most 25."""
     times: dict[str, list[float]] = {side: [] for side in pair.modules}
     end = time.perf_counter() + seconds
-    while len(times["reference"]) < 3 or (time.perf_counter() < end and len(times["reference"]) < 25):
+    while len(times["reference"]) < fewest or (time.perf_counter() < end and len(times["reference"]) < 25):
         # The order is turned round each time, so that neither side always runs on the other's warm caches.
         for side in sorted(pair.modules, reverse=len(times["reference"]) % 2 == 1):
             times[side].append(pair.time(side, backward))
@@ -207,7 +207,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {"median_ms": middle, "p20_ms": low, "p80_ms": high, "repeats": len(seconds)}
 
 
-def bench(stage: Stage, rates: Rates, seconds: float) -> Iterator[dict[str, Any]]:
+def bench(stage: Stage, rates: Rates, seconds: float, fewest: int) -> Iterator[dict[str, Any]]:
     """The rows of one stage: forward, then forward and backward."""
     costs = count(stage)
     pair = Pair.build(stage)
@@ -223,7 +223,7 @@ def bench(stage: Stage, rates: Rates, seconds: float) -> Iterator[dict[str, Any]
             "einsum": {"gflop": theirs.flops / 1e9, "gbyte": theirs.bytes / 1e9},
         }
         if errors[way] <= TOLERANCE:
-            times = measure(pair, way != "forward", seconds)
+            times = measure(pair, way != "forward", seconds, fewest)
             for side, values in times.items():
                 row[side] |= summary(values)
             row["ratio"] = row["einsum"]["median_ms"] / row["reference"]["median_ms"]
@@ -246,9 +246,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="result file (default: benchmarks/results/<device>/...)")
     parser.add_argument("--stage", action="append", help="only this stage (may be repeated)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--seconds", type=float, default=4.0, help="per row, beyond the 3 repeats each row gets"
-    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="per row, unless repeats take longer")
+    parser.add_argument("--repeats", type=int, default=2, help="fewest repeats per row and side")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
@@ -260,7 +259,7 @@ def main() -> None:
     rows = []
     for stage in stages(Widths()):
         if not args.stage or stage.name in args.stage:
-            for row in bench(stage, rates, args.seconds):
+            for row in bench(stage, rates, args.seconds, args.repeats):
                 rows.append(row)
                 print(describe(row), flush=True)
 

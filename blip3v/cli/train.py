@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
+from blip3v.errors import UserError
 from blip3v.train.recipe import RECIPES, Recipe, recipe_named
+
+DEMO_IMAGES = "demo-images"
+"""Stage 1 of the demo: it makes its own images and its own model."""
 
 
 def overrides_of(recipe_class: type) -> type:
@@ -30,36 +34,64 @@ if TYPE_CHECKING:
 else:
     Overrides = overrides_of(Recipe)
 
-RecipeName = Annotated[
-    str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE", help=f"one of {', '.join(RECIPES)}")
-]
+NAMES = ", ".join([*RECIPES, DEMO_IMAGES])
+RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE", help=f"one of {NAMES}")]
 Options = Annotated[Overrides, tyro.conf.OmitArgPrefixes]
 
 
 def train(
-    recipe: RecipeName, data: Path, model: Path, out: Path, overrides: Options, resume: bool = False
+    recipe: RecipeName,
+    overrides: Options,
+    out: Path,
+    data: Path | None = None,
+    model: Path | None = None,
+    resume: bool = False,
 ) -> None:
     """Train a model by a named recipe.
 
     Args:
-        data: annotation file, JSON lines in the format of LLaVA; media paths are relative to it.
-        model: folder of a saved model and processor; without weights in it, fresh ones are trained.
-        out: folder for checkpoints, log, plot and the trained model.
         overrides: values to use in the place of the recipe's.
+        out: folder for checkpoints, log, plot and the trained model.
+        data: annotation file, JSON lines in the format of LLaVA; media paths are relative to it. Not for
+            demo-images.
+        model: folder of a saved model and processor; without weights in it, fresh ones are trained. Not for
+            demo-images.
         resume: go on from the newest checkpoint in `out`.
     """
     given = {name: value for name, value in asdict(overrides).items() if value is not None}
+    if recipe == DEMO_IMAGES:
+        _train_demo_images(given, out, resume)
+        return
+    if recipe not in RECIPES:
+        raise UserError(f"no recipe {recipe!r}: choose one of {NAMES}")
     chosen = replace(recipe_named(recipe), **given)
+    if data is None or model is None:
+        raise UserError(f"recipe {recipe} needs --data FILE.jsonl and --model DIR")
     # torch and transformers take seconds: only once the recipe is known to be good.
-    from blip3v.train.assemble import LOG, build_trainer
+    from blip3v.train.assemble import build_trainer
     from blip3v.train.checkpoint import export
-    from blip3v.train.plot import plot_loss
 
     trainer, processor = build_trainer(chosen, data, model, out)
     result = trainer.run(resume)
     export(out / "model", trainer.model, processor)
-    print(f"{chosen.name}: {result.steps} steps, loss {result.loss:.4f}; the model is in {out / 'model'}")
+    _report(chosen, result.steps, result.loss, out, out / "model")
+
+
+def _train_demo_images(given: dict[str, Any], out: Path, resume: bool) -> None:
+    from blip3v.demo.stage1 import build_stage1, demo_images, save_stage1
+
+    chosen = replace(demo_images(), **given)
+    trainer = build_stage1(chosen, out)
+    result = trainer.run(resume)
+    _report(chosen, result.steps, result.loss, out, save_stage1(trainer.model, out))
+
+
+def _report(recipe: Recipe, steps: int, loss: float, out: Path, model: Path) -> None:
+    from blip3v.train.assemble import LOG
+    from blip3v.train.plot import plot_loss
+
+    print(f"{recipe.name}: {steps} steps, loss {loss:.4f}; the model is in {model}")
     if importlib.util.find_spec("matplotlib") is None:
         print("no plot of the loss: pip install matplotlib")
     else:
-        print(f"the loss is drawn in {plot_loss(out / LOG, chosen.name)[0]}")
+        print(f"the loss is drawn in {plot_loss(out / LOG, recipe.name)[0]}")

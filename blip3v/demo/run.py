@@ -87,7 +87,9 @@ def plan_workers(settings: Settings, gpu: bool, available: int) -> list[list[Run
     """Which encoders share a process: all on a GPU; on a CPU the main one has a process of its own."""
     names = encoders(settings)
     runs = [
-        Run(name, tokens_of(name, settings.tokens), MAIN_WEIGHT if gpu and not number else 1.0, settings.steps)
+        Run(
+            name, tokens_of(name, settings.tokens), MAIN_WEIGHT if gpu and not number else 1.0, settings.steps
+        )
         for number, name in enumerate(names)
     ]
     if gpu:

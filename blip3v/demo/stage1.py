@@ -15,6 +15,7 @@ from blip3v.demo.model import LATENT_GRID, STAGE1_WEIGHTS, demo_config, demo_pro
 from blip3v.demo.scenes import still
 from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 from blip3v.models.processing import Blip3VideoProcessor
+from blip3v.train.assemble import LOG
 from blip3v.train.checkpoint import Checkpointer
 from blip3v.train.loop import Trainer
 from blip3v.train.metrics import Metrics
@@ -69,25 +70,24 @@ class StillImages:
         return {**text, "pixel_values_videos": pixels[None]}
 
 
-def build_stage1(recipe: Recipe, out: Path) -> tuple[Trainer, Blip3VideoProcessor]:
+def build_stage1(recipe: Recipe, out: Path) -> Trainer:
     """The trainer of stage 1; its log and checkpoints lie in `out`."""
     torch.manual_seed(recipe.seed)
     config = demo_config("none", recipe.video_tokens, recipe.num_frames)
     processor = demo_processor(config)
     model = Blip3VideoForConditionalGeneration(config)
     start_stage1(model)
-    trainer = Trainer(
+    return Trainer(
         model,
         recipe,
         StillImages(processor, recipe.seed),
         processor.collate,
         checkpoints=Checkpointer(out / "checkpoints", recipe.keep_checkpoints),
-        metrics=Metrics(out / "log.jsonl"),
+        metrics=Metrics(out / LOG),
     )
-    return trainer, processor
 
 
-def save_stage1(model: Blip3VideoForConditionalGeneration, folder: Path) -> Path:
+def save_stage1(model: torch.nn.Module, folder: Path) -> Path:
     """Write the weights as the package ships them: float16, one file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STAGE1_WEIGHTS

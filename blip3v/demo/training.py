@@ -29,6 +29,9 @@ from blip3v.train.recipe import Recipe
 
 FEWEST_STEPS = 4
 PROBE_STEPS = 8
+CLIPS_SHOWN = 9
+"""Held-out clips whose answers are kept for the report."""
+
 SNAPSHOTS = (0.9, 1.0)
 """Where in stage 3 the weights are kept; the validation set chooses among them."""
 
@@ -106,6 +109,7 @@ class _Training:
         answers, video = self._evaluate(self.test, "test")
         guesses, one_frame = self._evaluate(self.test, "one frame", one_frame=True)
         export(self.out / "model", self.model, self.processor)
+        shown = list(dict.fromkeys(record.media for record in self.test))[:CLIPS_SHOWN]
         return {
             "encoder": self.run.encoder,
             "tokens": self.run.tokens,
@@ -119,6 +123,7 @@ class _Training:
             "answers": {
                 record.id: {"answer": answer, "one_frame": guess}
                 for record, answer, guess in zip(self.test, answers, guesses, strict=True)
+                if record.media in shown
             },
         }
 

@@ -11,8 +11,11 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing.connection import wait
 from typing import Any
+
+from blip3v.errors import UserError
 
 Report = Callable[[str, float, float, str], None]
 """Called with (task, done, total, a few words)."""
@@ -39,15 +42,16 @@ def spread(items: Sequence[Any], parts: int) -> list[Sequence[Any]]:
     """Neighbouring stretches of about equal length, none of them empty."""
     parts = max(1, min(parts, len(items)))
     bounds = [len(items) * part // parts for part in range(parts + 1)]
-    return [items[begin:end] for begin, end in zip(bounds, bounds[1:])]
+    return [items[begin:end] for begin, end in pairwise(bounds)]
 
 
 def run_jobs(jobs: Sequence[Job], report: Report) -> list[Any]:
     """Run every job at once, one process each, and return their results in order.
 
     Raises:
-        WorkerError: one of them failed. The others are ended then, as they are by any other exception here,
-            Ctrl-C among them.
+        UserError: one of them raised it.
+        WorkerError: one of them failed otherwise. In both cases the others are ended, as they are by any other
+            exception here, Ctrl-C among them.
     """
     # One server imports torch and transformers once; its forks start at once and share those pages.
     context = multiprocessing.get_context("forkserver")
@@ -117,6 +121,9 @@ def _work(messages: Any, number: int, job: Job) -> None:
 
     try:
         messages.put(("result", number, job.function(report, *job.arguments)))
+    except UserError as error:
+        messages.put(("refusal", number, str(error)))
+        sys.exit(1)
     except BaseException:
         messages.put(("error", number, traceback.format_exc()))
         sys.exit(1)

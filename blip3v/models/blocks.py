@@ -35,7 +35,10 @@ def feed_forward(dim: int, mult: int) -> nn.Sequential:
 
 
 class SelfAttention(nn.Module):
-    """Pre-LN self-attention, x [B,N,dim] -> [B,N,dim], **without** output projection."""
+    """Pre-LN self-attention, x [B,N,dim] -> [B,N,dim], **without** output projection.
+
+    With `last`, only the last so many tokens ask: -> [B,last,dim].
+    """
 
     def __init__(self, dim: int, heads: int, implementation: str = "sdpa") -> None:
         super().__init__()
@@ -47,24 +50,28 @@ class SelfAttention(nn.Module):
         self.to_k = nn.Linear(dim, dim, bias=False)
         self.to_v = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
         normed = self.norm(x)
+        asking = normed if last is None else normed[:, -last:]
         q, k, v = (
-            linear(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for linear in (self.to_q, self.to_k, self.to_v)
+            linear(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for linear, tokens in ((self.to_q, asking), (self.to_k, normed), (self.to_v, normed))
         )
         return attend(q, k, v, implementation=self.implementation).transpose(1, 2).flatten(2)
 
 
 class TransformerLayer(nn.ModuleList):
-    """x + attention(x), then x + feed-forward(x); its children bear the published names 0 and 1."""
+    """x + attention(x), then x + feed-forward(x); its children bear the published names 0 and 1.
+
+    With `last`, only the last so many tokens are computed, for a top layer whose others nobody reads.
+    """
 
     def __init__(self, dim: int, heads: int, ff_mult: int, implementation: str = "sdpa") -> None:
         super().__init__([SelfAttention(dim, heads, implementation), feed_forward(dim, ff_mult)])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, last: int | None = None) -> Tensor:
         attention, ff = self
-        x = x + attention(x)
+        x = (x if last is None else x[:, -last:]) + attention(x, last)
         return x + ff(x)
 
 

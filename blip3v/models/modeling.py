@@ -152,6 +152,12 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         return inputs_embeds.masked_scatter(places.unsqueeze(-1), video_tokens.to(inputs_embeds.dtype))
 
+    def _beam_search(self, *args: Any, **kwargs: Any) -> Any:
+        # transformers reshapes beams by text_config.vocab_size; a decoupled vocabulary has other columns.
+        raise ValueError(
+            "beam search does not know a decoupled vocabulary: use num_beams=1, with sampling or without"
+        )
+
     def get_input_embeddings(self) -> nn.Module:
         return self.lang_model.model.embed_tokens
 

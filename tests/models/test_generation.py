@@ -166,3 +166,9 @@ def test_greedy_on_the_gpu_is_greedy_on_the_cpu() -> None:
     expected = answer(model, inputs)
     found = answer(model.cuda(), {name: value.cuda() for name, value in inputs.items()})
     assert torch.equal(found.cpu(), expected)
+
+
+def test_beam_search_is_refused_with_what_to_do():
+    model = Blip3VideoForConditionalGeneration(blip3_video_tiny()).eval()
+    with pytest.raises(ValueError, match="num_beams=1"):
+        model.generate(input_ids=torch.tensor([[1, 5, 6]]), num_beams=2, max_new_tokens=2)

@@ -29,4 +29,8 @@ class TransformerEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pos_emb is not None:
             x = self.pos_emb.stamp(x)
-        return self.layers(x.flatten(1, 2))[:, -self.tokens :]
+        *layers, top = self.layers
+        x = x.flatten(1, 2)
+        for layer in layers:
+            x = layer(x)
+        return top(x, last=self.tokens)
