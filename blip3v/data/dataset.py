@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ from blip3v.data.batches import Place
 from blip3v.data.conversation import Turn
 from blip3v.data.records import Record, fingerprint
 from blip3v.errors import UserError
+from blip3v.video.decode import read_image
 from blip3v.video.sampling import Sampler, segment_indices, single_frame_indices
 
 Sample = dict[str, Tensor]
@@ -75,7 +75,7 @@ class VideoDataset(Dataset[Sample]):
         epoch, index = place if isinstance(place, tuple) else (0, place)
         record = self.records[index]
         if record.image is not None:
-            pixels = self.processor.pixels(read_image(record.image), 1, single_frame_indices)
+            pixels = self.processor.pixels(read_image(record.image)[None], 1, single_frame_indices)
         elif record.video is not None:
             pixels = self.processor.pixels(record.video, self.num_frames, self._sampler(epoch, index))
         else:
@@ -148,18 +148,3 @@ class FeatureDataset(Dataset[Sample]):
             )
             self._texts[index] = text
         return {**text, "video_features": features[None].float()}
-
-
-def read_image(path: Path) -> np.ndarray:
-    """uint8 [1,H,W,3], RGB.
-
-    Raises:
-        UserError: not an image.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))[None]
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"cannot read image {path}; replace it, or leave its record out") from error

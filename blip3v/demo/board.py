@@ -15,10 +15,12 @@ class Board:
     """One line per task, `report` as in `blip3v.demo.workers`; `seconds` has the time of every finished part.
 
     Args:
+        parts: how many parts there will be.
         quiet: seconds between two plain lines of one task where standard error is no terminal.
     """
 
-    def __init__(self, quiet: float = 15.0) -> None:
+    def __init__(self, parts: int, quiet: float = 15.0) -> None:
+        self._parts = parts
         self.console = Console(stderr=True, highlight=False)
         self.seconds: dict[str, float] = {}
         self._quiet = quiet
@@ -35,7 +37,7 @@ class Board:
         """Show the tasks reported within, and keep the time they took."""
         started = time.monotonic()
         self._tasks, self._printed = {}, {}
-        self.console.print(f"[bold]{name}[/bold]")
+        self.console.print(f"[bold]{len(self.seconds) + 1}/{self._parts} {name}[/bold]")
         if sys.stderr.isatty():
             self._bars = Progress(
                 TextColumn("  {task.description}"),

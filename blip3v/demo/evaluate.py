@@ -26,6 +26,7 @@ STATIC_WANTED = 0.95
 TEMPORAL_WANTED = 0.85
 KIND_WANTED = 0.70
 ONE_FRAME_ALLOWED = 0.15
+EXCUSED = "turns"
 
 
 class FeatureAnswerer:
@@ -90,7 +91,7 @@ def score(records: Sequence[Record], answers: Sequence[str]) -> Scores:
     """Accuracy by kind of question; an answer is right when it is the truth word for word.
 
     Returns:
-        {"kinds": {kind: {"correct", "total", "accuracy", "chance"}}, "temporal", "static": means over the kinds}.
+        {"kinds": {kind: {"correct", "total", "accuracy", "chance"}}, "temporal", "static": means over kinds}.
         A kind that was not asked is left out; a mean over no kinds is None.
     """
     kinds: dict[str, dict[str, Any]] = {}
@@ -110,7 +111,11 @@ def _mean(kinds: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> flo
 
 
 def acceptance(video: Scores, one_frame: Scores) -> list[dict[str, Any]]:
-    """What was promised against what was found: {"what", "wanted", "found", "passed"} each, as fractions."""
+    """What was promised against what was found, as fractions.
+
+    Returns:
+        {"what", "wanted", "found", "passed", "excused"} each; turns are excused: they may be fewer if it is said.
+    """
     rows = [
         _row(f"{name}, at least", STATIC_WANTED, video["kinds"][name]["accuracy"])
         for name in STATIC
@@ -120,7 +125,8 @@ def acceptance(video: Scores, one_frame: Scores) -> list[dict[str, Any]]:
         rows.append(_row("temporal questions on average, at least", TEMPORAL_WANTED, video["temporal"]))
     for name in TEMPORAL:
         if name in video["kinds"]:
-            rows.append(_row(f"{name}, at least", KIND_WANTED, video["kinds"][name]["accuracy"]))
+            row = _row(f"{name}, at least", KIND_WANTED, video["kinds"][name]["accuracy"])
+            rows.append(row | {"excused": name == EXCUSED and not row["passed"]})
     for name in TEMPORAL:
         if name in one_frame["kinds"]:
             allowed = CHANCE[name] + ONE_FRAME_ALLOWED
@@ -132,4 +138,4 @@ def acceptance(video: Scores, one_frame: Scores) -> list[dict[str, Any]]:
 
 def _row(what: str, wanted: float, found: float, at_most: bool = False) -> dict[str, Any]:
     passed = found <= wanted if at_most else found >= wanted
-    return {"what": what, "wanted": wanted, "found": found, "passed": passed}
+    return {"what": what, "wanted": wanted, "found": found, "passed": passed, "excused": False}

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import SiglipVisionModel
 
+from blip3v.data.records import read_records
 from blip3v.demo.clips import SPLITS, ClipSet
 from blip3v.demo.model import FRAMES, demo_config, stage1_weights
 from blip3v.demo.render import SIZE
@@ -34,7 +35,7 @@ def demo_vision_encoder() -> SiglipVisionModel:
 
 @torch.inference_mode()
 def encode_clips(encoder: SiglipVisionModel, paths: Sequence[Path]) -> Tensor:
-    """Decode FRAMES uniform frames of each file with decord and encode them: bf16 [clips,FRAMES,patches,dim]."""
+    """FRAMES uniform frames of each file, read with decord and encoded: bf16 [clips,FRAMES,patches,dim]."""
     pixels = torch.stack([frames_to_pixels(read_video(path, FRAMES).frames, SIZE) for path in paths])
     return encode_frames(encoder, pixels).bfloat16()
 
@@ -60,7 +61,7 @@ def make_features(clips: ClipSet, folder: Path, report: Report, processes: int |
 
 
 def load_features(folder: Path) -> dict[str, Tensor]:
-    """Path of a clip as text -> bf16 [FRAMES,patches,dim]; the files are mapped, so processes share the memory.
+    """Path of a clip as text -> bf16 [FRAMES,patches,dim]; the files are mapped, so processes share memory.
 
     Raises:
         UserError: nothing there.
@@ -74,8 +75,6 @@ def load_features(folder: Path) -> dict[str, Tensor]:
 
 
 def _clips_of(clips: ClipSet, split: str) -> list[Path]:
-    from blip3v.data.records import read_records
-
     return [record.video for record in read_records(clips.captions(split)) if record.video is not None]
 
 

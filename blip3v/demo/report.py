@@ -25,7 +25,8 @@ from blip3v.errors import UserError
 from blip3v.video import read_video
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; margin: .6rem 0; } caption { text-align: left; font-weight: 600; }
 th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; }
@@ -51,8 +52,8 @@ def write_report(
     """
     parts = [
         f"<h1>blip3v demo</h1><p>{escape(describe_run(results))}. A video becomes a few tokens, and a small "
-        "language model answers questions about it. Clips, training and answers were all made on this machine; "
-        "only the weights after stage 1 (captions of still images) came with the package.</p>",
+        "language model answers questions about it. Clips, training and answers were all made on this "
+        "machine; only the weights after stage 1 (captions of still images) came with the package.</p>",
         _section(
             "Right answers in percent, on held-out clips",
             _table(accuracy_rows(results)),

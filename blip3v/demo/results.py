@@ -35,7 +35,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def recorded_results() -> dict[str, Any] | None:
-    """The committed results of `blip3v demo` with more minutes, where the package runs from its repository."""
+    """The committed results of a longer `blip3v demo`, where the package runs from its repository."""
     for path in sorted((ROOT / "benchmarks" / "results").glob(f"**/{RECORDED}")):
         return {**json.loads(path.read_text(encoding="utf-8")), "path": str(path.relative_to(ROOT))}
     return None

@@ -15,7 +15,7 @@ from blip3v.demo.model import FRAMES
 from blip3v.train.recipe import Recipe
 
 CAPTION_SHARE = 0.35
-"""Of all steps, how many go to captions: they teach place and motion word by word, questions one word at a time."""
+"""Of all steps, how many are captions: they teach place and motion word by word, a question one word."""
 
 TUNED: dict[str, Any] = {
     "num_frames": FRAMES,

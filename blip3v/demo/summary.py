@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,8 @@ def acceptance_rows(results: dict[str, Any]) -> list[list[str]]:
     """Header and one row per promise."""
     rows = [["promise", "wanted %", "found %", ""]]
     for row in results["acceptance"]:
-        rows.append(
-            [row["what"], percent(row["wanted"]), percent(row["found"]), "pass" if row["passed"] else "MISS"]
-        )
+        verdict = "pass" if row["passed"] else "lower, as it may be" if row["excused"] else "MISS"
+        rows.append([row["what"], percent(row["wanted"]), percent(row["found"]), verdict])
     return rows
 
 
@@ -88,8 +88,8 @@ def chosen_row(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def missed(results: dict[str, Any]) -> bool:
-    """Whether any promise was not kept."""
-    return not all(row["passed"] for row in results["acceptance"])
+    """Whether any promise was not kept; turns may be fewer."""
+    return not all(row["passed"] or row["excused"] for row in results["acceptance"])
 
 
 def describe_run(results: dict[str, Any]) -> str:
@@ -104,7 +104,8 @@ def describe_run(results: dict[str, Any]) -> str:
 
 def print_summary(results: dict[str, Any], recorded: dict[str, Any] | None, report: Path) -> None:
     """Every table of the run, and the recorded figures of a longer one where this one missed a promise."""
-    console = Console(highlight=False)
+    # A log has no width of its own; rich would take 80 columns and break the words of the tables.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     for title, rows in (
         ("Right answers in percent, on held-out clips", accuracy_rows(results)),
         ("Training", training_rows(results)),
@@ -147,7 +148,7 @@ def print_summary(results: dict[str, Any], recorded: dict[str, Any] | None, repo
 def _print(console: Console, title: str, rows: list[list[str]]) -> None:
     table = Table(title=title, title_justify="left", title_style="bold")
     for number, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if number == 0 else "right")
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*row)
     console.print(table)

@@ -9,18 +9,19 @@ from typing import Any
 
 import torch
 from transformers import Phi3Config, SiglipVisionConfig
+from transformers.generation import BaseStreamer
 
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 
 FRAMES, LATENTS = 8, 128
 TOKENS = (16, 32, 128, FRAMES * LATENTS)
-REPEATS, NEW_TOKENS, WORDS = 5, 16, 4096
+REPEATS, NEW_TOKENS, WORDS = 3, 12, 4096
 QUESTION_TOKENS = 16
 
 
 def timing_config(tokens: int) -> Blip3VideoConfig:
-    """Random weights at a size where the language model costs most, with 128 latents per frame as in the 4B model.
+    """Random weights at a size where the language model costs most; 128 latents per frame as in the 4B model.
 
     TokenLearner makes 16, 32 or 128 tokens; 1024 is every token of every frame, no temporal encoder at all.
     """
@@ -62,8 +63,8 @@ def measure_tokens(report: Callable[[str, float, float, str], None]) -> list[dic
     """Medians of REPEATS, one row for each of TOKENS.
 
     Returns:
-        {"tokens", "encoder", "vision_seconds": pixels to video tokens, "first_token_seconds": pixels to the first
-        new token, "prefill_seconds": their difference, "tokens_per_second": of the new tokens behind the first}.
+        {"tokens", "encoder", "vision_seconds": pixels to video tokens, "first_token_seconds": pixels to the
+        first new token, "prefill_seconds": their difference, "tokens_per_second": of those behind the first}.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
@@ -84,37 +85,50 @@ def _measure(config: Blip3VideoConfig, device: torch.device) -> dict[str, Any]:
     inputs = {"input_ids": torch.tensor([ids], device=device)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
 
-    def generate(count: int) -> None:
+    def encode() -> float:
+        begin = time.perf_counter()
+        model.encode_video(pixels)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    def generate() -> tuple[float, float]:
+        """Seconds to the first new token, and new tokens per second from there."""
+        clock = _TokenClock()
         model.generate(
             **inputs,
             pixel_values_videos=pixels,
-            min_new_tokens=count,
-            max_new_tokens=count,
+            min_new_tokens=1 + NEW_TOKENS,
+            max_new_tokens=1 + NEW_TOKENS,
             do_sample=False,
             pad_token_id=0,
+            streamer=clock,
         )
+        first, last = clock.seconds[1], clock.seconds[-1]
+        return first, NEW_TOKENS / (last - first)
 
-    vision = _median_seconds(lambda: model.encode_video(pixels), device)
-    first = _median_seconds(lambda: generate(1), device)
-    more = _median_seconds(lambda: generate(1 + NEW_TOKENS), device)
+    # The first of each warms up.
+    vision = statistics.median([encode() for _ in range(REPEATS + 1)][1:])
+    runs = [generate() for _ in range(REPEATS + 1)][1:]
+    first = statistics.median(seconds for seconds, _ in runs)
     return {
         "tokens": config.video_tokens,
         "encoder": config.temporal_encoder,
         "vision_seconds": vision,
         "prefill_seconds": first - vision,
         "first_token_seconds": first,
-        "tokens_per_second": NEW_TOKENS / max(more - first, 1e-9),
+        "tokens_per_second": statistics.median(speed for _, speed in runs),
     }
 
 
-def _median_seconds(work: Callable[[], Any], device: torch.device) -> float:
-    times = []
-    for attempt in range(REPEATS + 1):
-        begin = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        # The first one warms up.
-        if attempt:
-            times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+class _TokenClock(BaseStreamer):
+    """Notes when the prompt and then each token comes; a token comes once it can be read on the CPU."""
+
+    def __init__(self) -> None:
+        self.begin, self.seconds = time.perf_counter(), list[float]()
+
+    def put(self, value: torch.Tensor) -> None:
+        self.seconds.append(time.perf_counter() - self.begin)
+
+    def end(self) -> None:
+        pass

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from blip3v.data.dataset import FeatureDataset
 from blip3v.data.records import Record, read_records
@@ -57,6 +58,7 @@ def train_runs(
     report: Report, runs: Sequence[Run], clips: ClipSet, features: Path, out: Path, seed: int, deadline: float
 ) -> list[dict[str, Any]]:
     """Train and evaluate each run into `out/<encoder>`, to be done by `deadline` (of time.time())."""
+    logging.disable_progress_bar()
     if not torch.cuda.is_available():
         # Workers share the cores; two processes of one thread each get more done than one of two threads.
         torch.set_num_threads(1)

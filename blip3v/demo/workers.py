@@ -50,8 +50,9 @@ def run_jobs(jobs: Sequence[Job], report: Report) -> list[Any]:
 
     Raises:
         UserError: one of them raised it.
-        WorkerError: one of them failed otherwise. In both cases the others are ended, as they are by any other
-            exception here, Ctrl-C among them.
+        WorkerError: one of them failed otherwise.
+
+    Whatever ends this early, Ctrl-C among it, ends the other workers too.
     """
     # One server imports torch and transformers once; its forks start at once and share those pages.
     context = multiprocessing.get_context("forkserver")

@@ -88,7 +88,7 @@ def _read_folder(path: Path, num_frames: int, sampler: Sampler) -> Video:
     if not names:
         raise UserError(f"no frames in folder {path}; it must hold one image per frame (.jpg, .png, ...)")
     indices = sampler(len(names), num_frames)
-    frames = [_read_image(path / names[index]) for index in indices]
+    frames = [read_image(path / names[index]) for index in indices]
     sizes = {frame.shape[:2] for frame in frames}
     if len(sizes) > 1:
         raise UserError(
@@ -97,14 +97,19 @@ def _read_folder(path: Path, num_frames: int, sampler: Sampler) -> Video:
     return Video(np.stack(frames), indices, None, len(names), str(path))
 
 
-def _read_image(path: Path) -> np.ndarray:
+def read_image(path: str | Path) -> np.ndarray:
+    """An image file as uint8 [H, W, 3], RGB.
+
+    Raises:
+        UserError: missing, or not an image.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"cannot read frame {path}; replace or remove the broken image") from error
+        raise UserError(f"cannot read image {path}; replace it, or leave it out") from error
 
 
 def _read_file(path: Path, num_frames: int, sampler: Sampler) -> Video:

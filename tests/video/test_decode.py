@@ -112,7 +112,7 @@ def test_folder_without_frames(tmp_path: Path) -> None:
 
 def test_folder_with_a_broken_image(tmp_path: Path) -> None:
     (tmp_path / "0.jpg").write_bytes(b"\xff\xd8\xff broken")
-    with pytest.raises(UserError, match=r"cannot read frame .*0\.jpg"):
+    with pytest.raises(UserError, match=r"cannot read image .*0\.jpg"):
         read_video(tmp_path, 2)
 
 
