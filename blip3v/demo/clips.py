@@ -35,7 +35,7 @@ class ClipSet:
         return self.folder / f"{split}_captions.jsonl"
 
     def questions(self, split: str) -> Path:
-        """Training: all questions of a clip as one conversation. Held out: one record with its kind for each."""
+        """Training: all questions of a clip as one conversation. Held out: a record with its kind each."""
         return self.folder / f"{split}_questions.jsonl"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from blip3v.data.records import read_records
 from blip3v.demo.board import Board
@@ -108,6 +109,9 @@ def run_demo(settings: Settings) -> dict[str, Any]:
     """
     check_settings(settings)
     begun = time.time()
+    # Bars and remarks about loading files would break into the progress.
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     board = Board(parts=6)
     machine = describe_machine()
     gpu = torch.cuda.is_available()

@@ -73,7 +73,7 @@ def run_jobs(jobs: Sequence[Job], report: Report) -> list[Any]:
                 elif sort == "result":
                     results[number] = content
                 else:
-                    raise WorkerError(content)
+                    raise (UserError if sort == "refusal" else WorkerError)(content)
             for number, process in enumerate(processes):
                 if process.exitcode and number not in results and messages.empty():
                     raise WorkerError(
