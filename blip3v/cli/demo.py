@@ -9,7 +9,7 @@ def demo(
     out: Path = Path("runs/demo"),
     report: Path = Path("demo_report.html"),
     minutes: float = 9.0,
-    encoder: str = "token_learner",
+    encoder: str = "token_learner_per_frame",
     tokens: int = 32,
     train_clips: int = 3500,
     validation_clips: int = 300,

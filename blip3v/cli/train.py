@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import asdict, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import tyro
 
@@ -83,7 +83,7 @@ def _train_demo_images(given: dict[str, Any], out: Path, resume: bool) -> None:
     chosen = replace(demo_images(), **given)
     trainer = build_stage1(chosen, out)
     result = trainer.run(resume)
-    _report(chosen, result.steps, result.loss, out, save_stage1(trainer.model, out))
+    _report(chosen, result.steps, result.loss, out, save_stage1(cast("Any", trainer.model), out))
 
 
 def _report(recipe: Recipe, steps: int, loss: float, out: Path, model: Path) -> None:

@@ -53,7 +53,7 @@ def demo_config(temporal: str, tokens: int, frames: int = FRAMES) -> Blip3VideoC
         video_tokens=tokens,
         temporal_encoder=temporal,
         # No time without it: TokenLearner alone gives the same tokens whatever the order of the frames.
-        time_stamp=temporal in ("token_learner", "grouped_ttm"),
+        time_stamp=temporal in ("token_learner", "token_learner_per_frame", "grouped_ttm"),
         num_latents=LATENT_GRID**2,
         resampler_depth=1,
         resampler_heads=4,
@@ -62,7 +62,7 @@ def demo_config(temporal: str, tokens: int, frames: int = FRAMES) -> Blip3VideoC
         temporal_depth=1,
         temporal_heads=4,
         temporal_ff_mult=2,
-        token_learner_gain=16.0,
+        token_learner_gain=4.0,
         base_vocab_size=words,
         image_token_id=words,
     )

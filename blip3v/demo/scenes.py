@@ -1,7 +1,7 @@
 """What happens in a clip, and what can be asked about it.
 
-Every scene fixes the middle of its action at random before it fixes the direction of time, so that one frame
-says as little as possible about the temporal answers.
+One frame must not answer what needs time. So a single shape is near the centre, whatever it does, in the
+frame that a one-frame control sees, and no flash falls on that frame.
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ from blip3v.demo.render import BACKGROUNDS, COLOURS, RADIUS, SHAPES, SIZE, rende
 FRAMES = 32
 # The evaluation rule of the paper, linspace(n/2, N - n/2, n), sees frames 4 to 28 of 32 when it takes 8.
 FIRST, LAST = 4, 28
+MIDDLE = 17
+"""The fifth of those eight frames, the one that a one-frame control sees."""
+
 MARGIN = RADIUS + 1
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+LEG_LENGTHS = (34, 19, 15, 12)
+"""Pixels between two turns, for a path of 0, 1, 2 or 3; at its ends half a shape may be out of the frame."""
+
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 
 TEMPORAL = ("direction", "speed", "first mover", "flash order", "turns")
@@ -57,17 +63,24 @@ def _pick(rng: np.random.Generator, names: tuple[str, ...] | list[str], count: i
     return [names[i] for i in rng.permutation(len(names))[:count]]
 
 
-def _place(rng: np.random.Generator, path: np.ndarray) -> np.ndarray:
+def _centred(rng: np.random.Generator, path: np.ndarray) -> np.ndarray:
+    """Shift a path [FRAMES,2] so that its shape is within a pixel of the centre in frame MIDDLE."""
+    return path - path[MIDDLE] + SIZE / 2 + rng.uniform(-1, 1, 2)
+
+
+def _anywhere(rng: np.random.Generator, path: np.ndarray) -> np.ndarray:
     """Shift a path [FRAMES,2] so that it stays inside the frame, uniformly at random among the ways to."""
-    low, high = MARGIN - path.min(0), SIZE - MARGIN - path.max(0)
-    return path + rng.uniform(low, np.maximum(low, high))
+    return path + rng.uniform(MARGIN - path.min(0), SIZE - MARGIN - path.max(0))
 
 
 def _flashes(rng: np.random.Generator) -> tuple[list[str], str, tuple[str, str, str]]:
-    """Two flashes of the background; each lasts 5 frames, longer than the gap between sampled frames."""
+    """Two flashes of the background, before and after MIDDLE.
+
+    Each lasts 5 frames, longer than the gap between sampled frames, so that both are seen.
+    """
     first, second = _pick(rng, ["white", "gray", "teal"], 2)
-    start = int(rng.integers(FIRST, FIRST + 8))
-    later = int(rng.integers(start + 7, LAST - 4))
+    start = int(rng.integers(FIRST, MIDDLE - 4))
+    later = int(rng.integers(MIDDLE + 1, LAST - 3))
     backgrounds = ["black"] * FRAMES
     backgrounds[start : start + 5] = [first] * 5
     backgrounds[later : later + 5] = [second] * 5
@@ -86,20 +99,19 @@ def _static_questions(colour: str, shape: str) -> list[tuple[str, str, str]]:
 
 
 def moving(rng: np.random.Generator) -> Scene:
-    """One shape crosses the frame and gets faster or slower."""
+    """One shape moves straight and gets faster or slower."""
     (colour,), (shape,), (way,) = _pick(rng, list(COLOURS)), _pick(rng, SHAPES), _pick(rng, list(DIRECTIONS))
     faster = bool(rng.integers(2))
     time = _progress()
-    travelled = time**2.2 if faster else 1 - (1 - time) ** 2.2
-    path = rng.uniform(22, 30) * travelled[:, None] * np.array(DIRECTIONS[way])
+    travelled = time**1.9 if faster else 1 - (1 - time) ** 1.9
+    path = _centred(rng, rng.uniform(23, 25.5) * travelled[:, None] * np.array(DIRECTIONS[way]))
     backgrounds, flash_text, flash_question = _flashes(rng)
     word = "faster" if faster else "slower"
-    path = _place(rng, path)
-    begin, half, end = (_cell(path[frame]) for frame in (FIRST, (FIRST + LAST) // 2, LAST))
+    begin, end = (_cell(path[frame]) for frame in (FIRST, LAST))
     return Scene(
         [(colour, shape, path)],
         backgrounds,
-        f"a {colour} {shape} moves {way} from {begin} through {half} to {end} and gets {word} ; {flash_text}",
+        f"a {colour} {shape} moves {way} from {begin} to {end} and gets {word} ; {flash_text}",
         [
             ("direction", "which way does the shape move ?", way),
             ("speed", "does the shape get faster or slower ?", word),
@@ -117,13 +129,12 @@ def turning(rng: np.random.Generator) -> Scene:
     heading = np.array(DIRECTIONS[way], dtype=float)
     corners = [np.zeros(2)]
     for _ in range(legs):
-        corners.append(corners[-1] + heading / legs)
+        corners.append(corners[-1] + LEG_LENGTHS[turns] * heading)
         turned = np.array([-heading[1], heading[0]])
         heading = turned if rng.integers(2) else -turned
     time = _progress() * legs
     path = np.stack([np.interp(time, np.arange(legs + 1), axis) for axis in np.transpose(corners)], axis=1)
-    length = 30.0 if turns == 0 else 44.0
-    path = _place(rng, length * path)
+    path = _centred(rng, path)
     corner_frames = np.linspace(FIRST, LAST, legs + 1).round().astype(int)
     route = " to ".join(_cell(path[frame]) for frame in corner_frames)
     backgrounds, flash_text, flash_question = _flashes(rng)
@@ -142,24 +153,24 @@ def turning(rng: np.random.Generator) -> Scene:
 def taking_turns(rng: np.random.Generator) -> Scene:
     """Two shapes side by side move one after the other."""
     colours, shapes = _pick(rng, list(COLOURS), 2), _pick(rng, SHAPES, 2)
-    middle = FIRST + (LAST - FIRST) / 2
     tracks, ways = [], []
-    for number in range(2):
-        begin = FIRST if number == 0 else middle
-        moved = np.clip((np.arange(FRAMES) - begin) / (middle - FIRST), 0, 1)
+    # Both rest in frame MIDDLE.
+    for begin, end in ((FIRST, MIDDLE - 1), (MIDDLE, LAST)):
+        moved = np.clip((np.arange(FRAMES) - begin) / (end - begin), 0, 1)
         ways.append(_pick(rng, ["up", "down"])[0])
-        tracks.append(moved[:, None] * rng.uniform(14, 22) * np.array(DIRECTIONS[ways[-1]]))
+        tracks.append(moved[:, None] * rng.uniform(20, 28) * np.array(DIRECTIONS[ways[-1]]))
     # Both stay in their own column, left or right at random, so they never overlap.
     columns = rng.permutation([SIZE * 0.25, SIZE * 0.75])
     placed = []
     for track, column in zip(tracks, columns, strict=True):
-        path = _place(rng, track)
+        path = _anywhere(rng, track)
         path[:, 0] = column + rng.uniform(-3, 3)
         placed.append(path)
     backgrounds, flash_text, flash_question = _flashes(rng)
     order = rng.permutation(2)
     question = f"which shape moved first , {colours[order[0]]} or {colours[order[1]]} ?"
     which = int(rng.integers(2))
+    side = "left" if columns[which] < columns[1 - which] else "right"
     told = [
         f"a {colours[i]} {shapes[i]} moves {ways[i]} "
         f"from {_cell(placed[i][FIRST])} to {_cell(placed[i][LAST])}"
@@ -172,7 +183,7 @@ def taking_turns(rng: np.random.Generator) -> Scene:
         [
             ("first mover", question, colours[0]),
             flash_question,
-            ("colour", f"what colour is the {shapes[which]} ?", colours[which]),
+            ("colour", f"what colour is the {side} shape ?", colours[which]),
             ("shape", f"what shape is {colours[which]} ?", shapes[which]),
         ],
     )

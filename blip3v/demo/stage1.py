@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from blip3v.data.batches import Place
 from blip3v.data.conversation import Turn
@@ -15,6 +15,8 @@ from blip3v.demo.model import LATENT_GRID, STAGE1_WEIGHTS, demo_config, demo_pro
 from blip3v.demo.scenes import still
 from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 from blip3v.models.processing import Blip3VideoProcessor
+from blip3v.models.resampler import PerceiverAttention
+from blip3v.models.vision import encode_frames
 from blip3v.train.assemble import LOG
 from blip3v.train.checkpoint import Checkpointer
 from blip3v.train.loop import Trainer
@@ -87,9 +89,31 @@ def build_stage1(recipe: Recipe, out: Path) -> Trainer:
     )
 
 
-def save_stage1(model: torch.nn.Module, folder: Path) -> Path:
-    """Write the weights as the package ships them: float16, one file."""
+def save_stage1(model: Blip3VideoForConditionalGeneration, folder: Path) -> Path:
+    """Write the weights as the package ships them: tokens balanced, float16, one file."""
+    frames = np.concatenate([still(np.random.default_rng([1, number])).frames() for number in range(64)])
+    balance_tokens(model, frames_to_pixels(frames, model.config.vision_config.image_size)[:, None])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STAGE1_WEIGHTS
     save_file({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, path)
     return path
+
+
+@torch.no_grad()
+def balance_tokens(model: Blip3VideoForConditionalGeneration, pixels: Tensor) -> None:
+    """Bring the frame tokens of images [n,1,3,H,W] to a root mean square of 1; the model's answers stay.
+
+    Training lets the resampler's residual stream grow, here to 9, because LayerNorms follow it everywhere.
+    Beside such tokens the time-stamp (0.7) vanishes, and stages 2 and 3 learn nothing about order. All that
+    writes into the stream is divided alike, so every LayerNorm behind it sees the same directions as before.
+    """
+    resampler = model.vision_tokenizer.resampler
+    assert resampler is not None
+    features = encode_frames(model.vision_encoder, pixels.to(model.device))
+    scale = resampler(features).square().mean().sqrt()
+    resampler.latents /= scale
+    for module in resampler.modules():
+        if isinstance(module, PerceiverAttention):
+            module.to_out.weight /= scale
+        elif isinstance(module, nn.Sequential):  # a feed-forward, whose last layer writes
+            list(module.parameters())[-1].div_(scale)

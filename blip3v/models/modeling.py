@@ -139,6 +139,13 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             video_tokens=video_tokens,
         )
 
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """As transformers', which leaves pixels out after the first step but does not know features."""
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
+            inputs.pop("video_features", None)
+        return inputs
+
     def _splice(self, input_ids: Tensor | None, inputs_embeds: Tensor, video_tokens: Tensor) -> Tensor:
         """Put video_tokens [n,M,dim] on the `<image>` places of inputs_embeds [B,L,dim], in order."""
         if input_ids is None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -11,8 +12,17 @@ from blip3v.data.batches import Place
 from blip3v.demo.model import LATENT_GRID, demo_config, demo_processor, stage1_weights
 from blip3v.demo.render import SIZE
 from blip3v.demo.scenes import still
-from blip3v.demo.stage1 import DESCRIBE_IMAGE, StillImages, build_stage1, demo_images, save_stage1
+from blip3v.demo.stage1 import (
+    DESCRIBE_IMAGE,
+    StillImages,
+    balance_tokens,
+    build_stage1,
+    demo_images,
+    save_stage1,
+)
+from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 from blip3v.models.processing import IGNORE
+from blip3v.models.vision import encode_frames
 from blip3v.video import frames_to_pixels
 
 
@@ -55,3 +65,20 @@ def test_three_steps_train_every_part_and_save_what_the_package_ships(tmp_path: 
     assert set(stored) == set(stage1_weights())
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     assert path.stat().st_size <= 2 * 2**20
+
+
+def test_balanced_tokens_have_unit_scale_and_the_same_answers() -> None:
+    torch.manual_seed(0)
+    model = Blip3VideoForConditionalGeneration(demo_config("none", LATENT_GRID**2, 1)).eval()
+    resampler = model.vision_tokenizer.resampler
+    with torch.no_grad():
+        resampler.latents.mul_(7)
+        for layer in resampler.layers:
+            layer[0].to_out.weight.mul_(9)
+            layer[1][3].weight.mul_(11)
+        pixels = torch.randn(4, 1, 3, 48, 48)
+        before = model.encode_video(pixels)
+        balance_tokens(model, pixels)
+        tokens = resampler(encode_frames(model.vision_encoder, pixels))
+    assert tokens.square().mean().sqrt().item() == pytest.approx(1, rel=1e-3)
+    torch.testing.assert_close(model.encode_video(pixels), before, rtol=1e-3, atol=1e-4)

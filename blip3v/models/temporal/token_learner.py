@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
 
 from blip3v.models.temporal.time_stamp import TimeStamp
+
+
+class LogitLayer(nn.Linear):
+    """Linear without bias whose initial weights are PyTorch's times `gain`."""
+
+    def __init__(self, in_features: int, out_features: int, gain: float) -> None:
+        self.gain = gain
+        super().__init__(in_features, out_features, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Uniform within gain / sqrt(in_features)."""
+        bound = self.gain * self.in_features**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
 
 
 class TokenLearner(nn.Module):
@@ -24,22 +35,10 @@ class TokenLearner(nn.Module):
 
     def __init__(self, dim: int, k: int, gain: float = 1.0) -> None:
         super().__init__()
-        self.gain = gain
         self.norm = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, 2 * k, bias=False), nn.GELU(), nn.Linear(2 * k, k, bias=False)
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * k, bias=False), nn.GELU(), LogitLayer(2 * k, k, gain)
         )
-        self.reset_parameters()
-
-    @property
-    def last(self) -> nn.Linear:
-        """Linear(2k, k), which gives the logits."""
-        return cast(nn.Linear, self.mlp[3])
-
-    def reset_parameters(self) -> None:
-        """PyTorch's uniform initialisation, the last layer times `gain`."""
-        bound = self.gain * self.last.in_features**-0.5
-        nn.init.uniform_(self.last.weight, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., N, dim] -> [..., k, dim]."""
