@@ -111,9 +111,9 @@ def balance_tokens(model: Blip3VideoForConditionalGeneration, pixels: Tensor) ->
     assert resampler is not None
     features = encode_frames(model.vision_encoder, pixels.to(model.device))
     scale = resampler(features).square().mean().sqrt()
-    resampler.latents /= scale
+    resampler.latents.div_(scale)
     for module in resampler.modules():
         if isinstance(module, PerceiverAttention):
-            module.to_out.weight /= scale
+            module.to_out.weight.div_(scale)
         elif isinstance(module, nn.Sequential):  # a feed-forward, whose last layer writes
             list(module.parameters())[-1].div_(scale)

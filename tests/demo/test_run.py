@@ -32,9 +32,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     return folder, json.loads((folder / "demo_results.json").read_text(encoding="utf-8"))
 
 
-def test_three_encoders_answer_and_are_kept(toy: tuple[Path, dict[str, Any]]) -> None:
+def test_every_encoder_answers_and_is_kept(toy: tuple[Path, dict[str, Any]]) -> None:
     folder, results = toy
     assert {row["encoder"]: row["tokens"] for row in results["encoders"]} == {
+        "token_learner_per_frame": 32,
         "token_learner": 32,
         "grouped_ttm": 32,
         "mean_pool": 16,
@@ -43,7 +44,7 @@ def test_three_encoders_answer_and_are_kept(toy: tuple[Path, dict[str, Any]]) ->
         assert row["steps"] == {"captions": 1, "questions": 3}
         assert sum(kind["total"] for kind in row["test"]["kinds"].values()) == len(row["answers"])
         assert (folder / "runs/demo" / row["encoder"] / "model" / "model.safetensors").is_file()
-    assert results["chosen"] in ("token_learner", "grouped_ttm")
+    assert results["chosen"] in ("token_learner_per_frame", "token_learner", "grouped_ttm")
     assert results["clips"] == 11
     assert {"clips", "features", "training and evaluation", "all"} <= set(results["seconds"])
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from blip3v.models.configuration import blip3_video_tiny
+from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 from blip3v.models.temporal.token_learner import PerFrameTokenLearner, TokenLearner, TokenLearnerEncoder
 
 
@@ -80,3 +82,12 @@ def test_gain_multiplies_the_last_layer():
     sharp = TokenLearner(8, 4, gain=10.0)
     assert_close(sharp.mlp[3].weight, 10 * plain.mlp[3].weight)
     assert torch.equal(sharp.mlp[1].weight, plain.mlp[1].weight)
+
+
+@pytest.mark.parametrize("gain", [1.0, 8.0])
+def test_gain_survives_the_initialisation_of_a_whole_model(gain: float) -> None:
+    """transformers initialises every module of a model again, and only those that own a parameter."""
+    config = blip3_video_tiny("token_learner", 32, width=64, token_learner_gain=gain)
+    last = Blip3VideoForConditionalGeneration(config).vision_tokenizer.temporal_encoder.final_output.mlp[3]
+    bound = gain * last.in_features**-0.5  # of a uniform distribution, whose deviation is bound / sqrt(3)
+    assert last.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
