@@ -58,7 +58,7 @@ def write_report(
             "Right answers in percent, on held-out clips",
             _table(accuracy_rows(results)),
             _note(
-                "In brackets: tokens per video. One frame: the same model shown its middle frame only. "
+                "One frame: the chosen model shown its middle frame only. "
                 f"The validation set chose {results['chosen']} and the weights of each encoder."
             ),
         ),

@@ -19,8 +19,8 @@ def percent(fraction: float | None) -> str:
 
 def accuracy_rows(results: dict[str, Any]) -> list[list[str]]:
     """Header, one row per kind of question, the mean over the temporal kinds; percent of answers right."""
-    columns = [f"{row['encoder']} ({row['tokens']})" for row in results["encoders"]]
-    rows = [["kind of question", "chance", *columns, f"{results['chosen']}, one frame"]]
+    columns = [row["encoder"] for row in results["encoders"]]
+    rows = [["kind of question", "chance", *columns, "one frame"]]
     chosen = chosen_row(results)
     for kind in (*TEMPORAL, *STATIC):
         if kind not in chosen["test"]["kinds"]:
@@ -107,7 +107,10 @@ def print_summary(results: dict[str, Any], recorded: dict[str, Any] | None, repo
     # A log has no width of its own; rich would take 80 columns and break the words of the tables.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     for title, rows in (
-        ("Right answers in percent, on held-out clips", accuracy_rows(results)),
+        (
+            f"Right answers in percent, on held-out clips (one frame: {results['chosen']})",
+            accuracy_rows(results),
+        ),
         ("Training", training_rows(results)),
         (f"What was promised: {describe_run(results)}", acceptance_rows(results)),
     ):
