@@ -8,6 +8,10 @@ import os
 
 import pytest
 
+# Before torch is imported, here and in the processes that tests start: tensors are small, and threads that
+# wait for each other on a busy machine made seconds into minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 GPU_PROMISED = os.environ.get("BLIP3V_REQUIRE_GPU") == "1"
 
 

@@ -23,10 +23,12 @@ def pair():
     tokenizer = word_tokenizer([SYSTEM_PROMPT, QUESTION, "which colour is it red blue green"])
     torch.manual_seed(0)
     config = blip3_video_tiny(vocab_size=len(tokenizer) - 3)
-    return (
-        Blip3VideoForConditionalGeneration(config).eval(),
-        Blip3VideoProcessor.from_config(config, tokenizer),
-    )
+    model = Blip3VideoForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        # Words only: random weights may as well say nothing but special tokens.
+        model.lang_model.lm_head.bias[: tokenizer.convert_tokens_to_ids("<pad>") + 1] = -1e4
+        model.lang_model.additional_fc.bias.fill_(-1e4)
+    return model, Blip3VideoProcessor.from_config(config, tokenizer)
 
 
 @pytest.fixture(scope="module")
