@@ -57,6 +57,7 @@ def generate(
 
     check_questions(question)
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         target = torch.device(device) if device else None
     except RuntimeError as error:
