@@ -31,7 +31,7 @@ def real_clips() -> list[Path]:
 
 
 def caption_footage(model: Path) -> list[dict[str, Any]]:
-    """{"path", "name", "caption"} for each clip, from the files and a saved model through the public path.
+    """{"name", "caption"} for each clip, from the files and a saved model through the public path.
 
     Raises:
         UserError: no clips, or no such model.
@@ -41,7 +41,4 @@ def caption_footage(model: Path) -> list[dict[str, Any]]:
     captions = answer_batch(
         network, processor, clips, [DESCRIBE_VIDEO] * len(clips), max_new_tokens=LONGEST_CAPTION
     )
-    return [
-        {"path": str(clip), "name": clip.name, "caption": caption}
-        for clip, caption in zip(clips, captions, strict=True)
-    ]
+    return [{"name": clip.name, "caption": caption} for clip, caption in zip(clips, captions, strict=True)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blip3v.data.records import Record
+from blip3v.demo.footage import real_clips
 from blip3v.demo.model import FRAMES
 from blip3v.demo.plots import film_strip, plot_losses, plot_timing
 from blip3v.demo.summary import (
@@ -128,7 +129,8 @@ def _footage(results: dict[str, Any]) -> list[str]:
     parts = [_note("The model has only ever seen coloured shapes: the path works, the words mean nothing.")]
     for clip in results["footage"]:
         try:
-            parts.append(_image(film_strip(read_video(clip["path"], FRAMES).frames)))
+            path = next(path for path in real_clips() if path.name == clip["name"])
+            parts.append(_image(film_strip(read_video(path, FRAMES).frames)))
         except UserError as error:
             parts.append(_note(str(error)))
         parts.append(f"<p><b>{escape(clip['name'])}</b>: {escape(clip['caption'])}</p>")
