@@ -30,9 +30,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """A folder name for the device: `amd-epyc-2-threads`."""
+    """A folder name for the device: `amd-epyc-2-cores`."""
     words = re.sub(r"[^a-z0-9]+", "-", machine["cpu"].lower()).strip("-")
-    return f"{words}-{machine['threads']}-threads"
+    return f"{words}-{machine['threads']}-cores"
 
 
 def _cpu_name() -> str:
