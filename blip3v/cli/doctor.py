@@ -7,10 +7,13 @@ import platform
 import shutil
 import subprocess
 from json import dumps
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blip3v import native
 from blip3v.errors import UserError
+
+if TYPE_CHECKING:
+    from blip3v.ops.registry import Answer, Backend
 
 
 class Row(NamedTuple):
@@ -65,6 +68,39 @@ def native_row() -> Row:
         return Row("blip3v._C", False, str(error))
 
 
+def op_rows() -> list[Row]:
+    """Op x backend: whether it runs here at the shape of the 4B model, and where it has been verified."""
+    import torch
+
+    from blip3v.ops.registry import EVERYWHERE, OPS
+
+    devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    rows = []
+    for op, backends in OPS.items():
+        example = importlib.import_module(f"blip3v.ops.{op}").example
+        for backend in backends:
+            answers = {device: _ask(backend, example(device)) for device in devices}
+            able = [device for device, answer in answers.items() if answer.ok]
+            if EVERYWHERE in backend.verified_on:
+                verified = "verified everywhere: it is " + backend.verified_on[EVERYWHERE]
+            elif backend.verified_on:
+                verified = f"verified on {', '.join(backend.verified_on)}"
+            else:
+                verified = "verified on no device yet: never a default, only by name"
+            runs = f"runs on {', '.join(able)}" if able else answers[devices[0]].reason
+            rows.append(Row(f"{op}: {backend.name}", bool(able), f"{runs}; {verified}"))
+    return rows
+
+
+def _ask(backend: Backend, arguments: tuple[Any, ...]) -> Answer:
+    from blip3v.ops.registry import Answer
+
+    try:
+        return backend.can_run(*arguments)
+    except Exception as error:  # as in import_row
+        return Answer(False, f"broken: {' '.join(str(error).split())}")
+
+
 def examine() -> list[Row]:
     """Every row, in the order of the table. Takes seconds, because it imports what it reports on."""
     smi = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -75,6 +111,7 @@ def examine() -> list[Row]:
         tool_row("nvcc", ["nvcc", "--version"], "release", "install the CUDA toolkit to compile the kernels"),
         native_row(),
         Row("CUDA kernels", *native.kernels_run()),
+        *op_rows(),
         import_row("decoder: decord", "decord", "on the CPU", "pip install decord"),
         import_row("decoder: DALI", "nvidia.dali", "on the GPU", "optional: pip install 'blip3v[dali]'"),
         Row("attention: SDPA", True, "part of torch, the default"),

@@ -50,6 +50,7 @@ class Blip3VideoConfig(PreTrainedConfig):
     resampler_heads: int = 16
     resampler_dim_head: int = 96
     resampler_ff_mult: int = 4
+    resampler_hoist_media: bool = False
     temporal_depth: int = 4
     temporal_heads: int = 8
     temporal_ff_mult: int = 4

@@ -20,10 +20,14 @@ __host__ __device__ constexpr std::uint32_t pattern(std::uint32_t i) {
   return i * 2654435761u;
 }
 
+struct Shared {
+  std::uint32_t reversed[kThreads];
+};
+
 __global__ void write_pattern(std::uint32_t* words /* [kWords] */) {
   // Set by nvcc for sm_90a alone: without it the words stay untouched and the host reports it.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  extern __shared__ std::uint32_t reversed[];  // [kThreads]
+  auto& reversed = dynamic_shared<Shared>().reversed;
   const int thread = threadIdx.x;
   const int first = blockIdx.x * kThreads;
   reversed[kThreads - 1 - thread] = pattern(first + thread);
@@ -61,7 +65,7 @@ std::string self_test(int device) {
   std::unique_ptr<void, CudaFree> words(raw);
   check(cudaMemset(words.get(), 0xff, bytes), "self_test: memset");
 
-  launch("self_test", write_pattern, kBlocks, kThreads, kThreads * sizeof(std::uint32_t), nullptr,
+  launch("self_test", write_pattern, {kBlocks, kThreads, 1, sizeof(Shared)}, nullptr,
          static_cast<std::uint32_t*>(words.get()));
 
   std::vector<std::uint32_t> host(kWords, kUntouched);

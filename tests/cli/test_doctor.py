@@ -19,6 +19,10 @@ ITEMS = [
     "nvcc",
     "blip3v._C",
     "CUDA kernels",
+    "resampler_attention: cuda",
+    "resampler_attention: triton",
+    "resampler_attention: reference",
+    "resampler_attention: simulator",
     "decoder: decord",
     "decoder: DALI",
     "attention: SDPA",
@@ -39,6 +43,31 @@ def test_json_names_every_part_with_a_reason(capsys: pytest.CaptureFixture[str])
 
     assert rows["torch"]["detail"].startswith(torch.__version__)
     assert rows["GPU in torch"]["ok"] == torch.cuda.is_available()
+
+
+def test_backends_say_where_they_run_and_where_they_were_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from blip3v.ops import registry
+
+    rows = {row.item: row for row in doctor_module.op_rows()}
+    reference, cuda = rows["resampler_attention: reference"], rows["resampler_attention: cuda"]
+    assert reference.ok and reference.detail.endswith("verified everywhere: it is the formula itself")
+    if not torch.cuda.is_available():
+        assert not cuda.ok and cuda.detail.startswith("the tensors are on cpu, need a CUDA device")
+    table = {"resampler_attention": (registry.Backend("reference", reference_module(), {"sm_90": "x.json"}),)}
+    monkeypatch.setattr(registry, "OPS", table)
+    (row,) = doctor_module.op_rows()
+    assert row.detail.startswith("runs on ") and row.detail.endswith("; verified on sm_90")
+    monkeypatch.setattr(
+        registry, "OPS", {op: (registry.Backend("reference", reference_module()),) for op in table}
+    )
+    (row,) = doctor_module.op_rows()
+    assert row.detail.endswith("; verified on no device yet: never a default, only by name")
+
+
+def reference_module() -> str:
+    return "blip3v.ops.resampler_attention.reference"
 
 
 def test_table_shows_remedies_as_written(

@@ -107,6 +107,33 @@ def test_eager_and_sdpa_agree_in_values_and_gradients(randomised, normal):
     assert_close(*gradients, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_hoisting_the_media_projection_changes_no_value_and_no_gradient(randomised, normal, masked):
+    apart = randomised(small())
+    hoisted = PerceiverResampler(DIM, DEPTH, HEADS, DIM_HEAD, LATENTS, hoist_media=True).double()
+    hoisted.load_state_dict(apart.state_dict())
+    keep = torch.rand(2, 2, 5) > 0.4 if masked else None
+    x, probe = normal(2, 2, 5, DIM).requires_grad_(), normal(2, 2, LATENTS, DIM)
+    outputs = [resampler(x, keep) for resampler in (apart, hoisted)]
+    assert_close(*outputs, rtol=1e-10, atol=1e-12)
+    gradients = [
+        torch.autograd.grad((out * probe).sum(), [x, *resampler.parameters()])
+        for out, resampler in zip(outputs, (apart, hoisted), strict=True)
+    ]
+    assert_close(*gradients, rtol=1e-9, atol=1e-11)
+
+
+def test_a_hoisted_resampler_heeds_hooks_on_its_layers(randomised, normal):
+    resampler = PerceiverResampler(DIM, DEPTH, HEADS, DIM_HEAD, LATENTS, hoist_media=True)
+    x = normal(1, 1, 5, DIM)
+    resampler = randomised(resampler)
+    plain = resampler(x)
+    seen = []
+    resampler.layers[1][0].to_kv.register_forward_hook(lambda *call: seen.append(call))
+    assert_close(resampler(x), plain, rtol=1e-10, atol=1e-12)
+    assert len(seen) == 2  # once for the media tokens, once for the latents
+
+
 def test_gradients(randomised, normal):
     resampler = randomised(PerceiverResampler(4, 2, 2, 3, 2, ff_mult=2))
     names, weights = zip(*resampler.named_parameters(), strict=True)

@@ -50,6 +50,7 @@ def build_resampler(config: Blip3VideoConfig, num_latents: int) -> PerceiverResa
         num_latents,
         config.resampler_ff_mult,
         attention_of(config),
+        config.resampler_hoist_media,
     )
 
 

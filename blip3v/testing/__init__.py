@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: named cases, comparison with float64, timing. It knows no op."""

@@ -1,0 +1,137 @@
+"""Mutation tests of kernels: a fault is put into a copy of the source, compiled for the simulator and run.
+
+A kernel's list of faults is data (tests/ops/faults_*.py). Each fault is caught when the kernel no longer
+compiles, breaks a rule of the machine, hangs, gives wrong numbers, or gives other bits in another schedule.
+What the simulator cannot show is marked `invisible` with the reason, and must then really not be caught:
+otherwise the reason is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 120
+"""A probe that runs longer hangs."""
+
+
+class Fault:
+    """Texts of the source and what stands there instead; each must occur exactly once."""
+
+    def __init__(self, name: str, *edits: tuple[str, str], invisible: str = "") -> None:
+        self.name, self.edits, self.invisible = name, edits, invisible
+
+    def apply(self, text: str) -> str:
+        for old, new in self.edits:
+            if text.count(old) != 1:
+                raise ValueError(f"fault {self.name!r}: {old!r} occurs {text.count(old)} times, need once")
+            text = text.replace(old, new)
+        return text
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one fault; `how` says what noticed it."""
+
+    fault: Fault
+    caught: bool
+    how: str
+
+
+class Workshop:
+    """Compiles kernels for the simulator, with and without faults, in a folder of its own.
+
+    Args:
+        runner: C++ source that includes `source` and exports what `probe` calls.
+        probe: Python file that is given the compiled library and `source`; it prints what it noticed and ends
+            with status 1, or ends with 0.
+        flags: further ones for the compiler.
+    """
+
+    def __init__(
+        self, folder: Path, source: str, runner: Path, probe: Path, flags: Iterable[str] = ()
+    ) -> None:
+        self.folder, self.source, self.runner, self.probe = folder, source, runner, probe
+        simulator = _setup().find_simulator(os.environ)
+        cuda, cutlass = simulator.cuda_include, simulator.cutlass
+        system = [cuda, cuda / "cccl", cutlass / "include", cutlass / "tools" / "util" / "include"]
+        # As in csrc/sim/CMakeLists.txt.
+        self.flags = ["-std=c++17", "-O1", "-fPIC", "-march=x86-64-v3", "-fno-strict-aliasing", "-Wno-psabi"]
+        self.flags += ["-ftrivial-auto-var-init=pattern", "-DBLIP3V_SIM", f"-I{ROOT / 'csrc/sim/overlay'}"]
+        self.flags += flags
+        self.after = [f"-I{ROOT / 'csrc'}"]
+        for path in system:
+            self.after += ["-isystem", str(path)]
+
+    def prepare(self) -> None:
+        """The simulator itself, and the headers of CuTe precompiled."""
+        sources = sorted(
+            path for path in (ROOT / "csrc/sim").glob("*.cpp") if path.name not in ("bindings.cpp",)
+        )
+        self._compile(["-O2", "-c", *map(str, sources)], precompiled=False)
+        self.machine = sorted(map(str, self.folder.glob("*.o")))
+        header = self.folder / "precompiled.h"
+        names = (f'"{ROOT}/csrc/sim/prelude.h"', "<cutlass/arch/barrier.h>", "<cute/tensor.hpp>")
+        header.write_text("".join(f"#include {name}\n" for name in names))
+        self._compile(["-x", "c++-header", str(header), "-o", f"{header}.gch"], precompiled=False)
+
+    def judge(self, fault: Fault) -> Outcome:
+        """Compiles and probes one fault."""
+        own = self.folder / "".join(c if c.isalnum() else "_" for c in fault.name)
+        changed = own / self.source
+        changed.parent.mkdir(parents=True)
+        changed.write_text(fault.apply((ROOT / "csrc" / self.source).read_text()))
+        library = own / "kernel.so"
+        try:
+            self._compile(
+                [f"-I{own}", "-shared", str(self.runner), *self.machine, "-o", str(library)], precompiled=True
+            )
+        except subprocess.CalledProcessError as error:
+            lines = [line for line in error.stderr.splitlines() if "error" in line]
+            return Outcome(fault, True, f"does not compile: {lines[0] if lines else error.stderr[-200:]}")
+        command = [sys.executable, str(self.probe), str(library), self.source]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=SECONDS, env=environment, cwd=ROOT
+            )
+        except subprocess.TimeoutExpired:
+            return Outcome(fault, True, f"still running after {SECONDS} s")
+        finally:
+            shutil.rmtree(own)
+        if done.returncode not in (0, 1):
+            return Outcome(fault, True, f"crash, exit status {done.returncode}: {done.stderr[-200:]}")
+        return Outcome(fault, done.returncode == 1, done.stdout.strip())
+
+    def judge_all(self, faults: Iterable[Fault]) -> list[Outcome]:
+        """One compiler and one probe per core."""
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            return list(pool.map(self.judge, faults))
+
+    def _compile(self, arguments: list[str], precompiled: bool) -> None:
+        """A kernel's folder comes before csrc/, so that its own copy of the source is found first."""
+        first = [option for option in arguments if option.startswith("-I")]
+        rest = [option for option in arguments if not option.startswith("-I")]
+        header = ["-include", str(self.folder / "precompiled.h")] if precompiled else []
+        compiler = sysconfig.get_config_var("CXX") or "g++"
+        command = [compiler.split()[0], *header, *self.flags, *first, *self.after, *rest]
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=self.folder)
+
+
+def _setup():  # type: ignore[no-untyped-def]
+    """setup.py as a module: it knows where the CUDA headers and CUTLASS are."""
+    spec = importlib.util.spec_from_file_location("blip3v_setup", ROOT / "setup.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
