@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/device_scope.h"
 #include "common/launch.cuh"
 #include "common/self_test.h"
 
@@ -35,21 +36,6 @@ __global__ void write_pattern(std::uint32_t* words /* [kWords] */) {
   words[first + thread] = reversed[kThreads - 1 - thread];
 #endif
 }
-
-// Gives back the caller's current device, which torch and others rely on.
-class DeviceScope {
- public:
-  explicit DeviceScope(int device) {
-    check(cudaGetDevice(&previous_), "self_test");
-    check(cudaSetDevice(device), "self_test: device " + std::to_string(device));
-  }
-  ~DeviceScope() { cudaSetDevice(previous_); }
-  DeviceScope(const DeviceScope&) = delete;
-  DeviceScope& operator=(const DeviceScope&) = delete;
-
- private:
-  int previous_ = 0;
-};
 
 struct CudaFree {
   void operator()(void* pointer) const { cudaFree(pointer); }

@@ -1,6 +1,7 @@
 // Matrix products of one warpgroup (128 threads) on the tensor cores, and where a thread's numbers lie.
 #pragma once
 
+#include <cstdint>
 #include <cute/tensor.hpp>
 
 namespace blip3v {
@@ -63,6 +64,11 @@ template <int kColumns, class C>
 CUTE_DEVICE void round_to_operand(C const& acc, OperandA<kColumns>& operand) {
   CUTE_UNROLL
   for (int i = 0; i < cute::size(acc); ++i) operand(i) = cute::bfloat16_t(acc(i));
+}
+
+// Two bf16 side by side, as an ordinary 4-byte access writes them.
+CUTE_DEVICE std::uint32_t pack(float low, float high) {
+  return cute::bfloat16_t(low).storage | std::uint32_t(cute::bfloat16_t(high).storage) << 16;
 }
 
 }  // namespace blip3v

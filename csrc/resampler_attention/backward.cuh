@@ -31,6 +31,7 @@
 #include "common/softmax.cuh"
 #include "common/wgmma.cuh"
 #include "resampler_attention/layouts.cuh"
+#include "resampler_attention/work.cuh"
 
 namespace blip3v::resampler_attention {
 
@@ -121,24 +122,6 @@ struct BackwardKernel {
     cutlass::arch::NamedBarrier::sync(128 * kConsumers, kConsumers);
   }
 
-  // One (frame, head), and which of its tiles of keys this block computes.
-  struct Work {
-    int head, frame;
-    Keys keys;
-    Range tiles;
-
-    CUTE_DEVICE Work(Params const& p, int number, int rank)
-        : head(number % p.call.in.sizes.heads),
-          frame(number / p.call.in.sizes.heads),
-          keys{media_keys(p.call.in, frame), p.call.in.sizes.latents},
-          tiles(keys.tiles(), rank, p.splits) {}
-
-    CUTE_DEVICE static int media_keys(Inputs const& in, int frame) {
-      if (!in.lengths) return in.sizes.media;
-      return cute::max(0, cute::min(load_global(in.lengths + frame), in.sizes.media));
-    }
-  };
-
   static __device__ void produce(Params const& p, Shared& s, int first, int rank) {
     using namespace cute;
     Tensor sQ = make_tensor(make_smem_ptr(s.queries), LayoutQ{});
@@ -150,23 +133,21 @@ struct BackwardKernel {
     ValueSlot v;
 
     for (int number = first; number < sizes.frames * sizes.heads; number += p.clusters) {
-      Work const work(p, number, rank);
+      Work const work(p.call.in, number, rank, p.splits);
       auto load = [&](Load<kHeadDim> const& media, Load<kHeadDim> const& latents, auto& ring, auto& slot,
                       auto const& buffers, int j) {
         bool const in_media = work.keys.in_media(j);
         Load<kHeadDim> const& copy = in_media ? media : latents;
         ring.acquire(slot, T::kBytes);
         load_tile(copy, ring.full[slot.stage],
-                  tile_of<kHeadDim>(copy, in_media ? sizes.media : sizes.latents, sizes, work.keys.local(j),
-                                    work.head, work.frame),
+                  tile_of<kHeadDim>(copy, sizes, work.keys.local(j), work.head, work.frame),
                   buffers(_, _, slot.stage));
         slot.advance();
       };
       auto load_queries = [&](Load<kHeadDim> const& copy, int to) {
         CUTE_NO_UNROLL
         for (int c = 0; c < kConsumers; ++c) {
-          load_tile(copy, s.q_ring.full[q.stage],
-                    tile_of<kHeadDim>(copy, sizes.queries, sizes, c, work.head, work.frame),
+          load_tile(copy, s.q_ring.full[q.stage], tile_of<kHeadDim>(copy, sizes, c, work.head, work.frame),
                     sQ(_, _, to + q.stage * kConsumers + c));
         }
       };
@@ -308,9 +289,7 @@ struct BackwardKernel {
     Sizes const& sizes = p.call.in.sizes;
     Store<kHeadDim> const& copy =
         in_media ? (who == 0 ? p.dv_media : p.dk_media) : (who == 0 ? p.dv_latents : p.dk_latents);
-    write(s, rounded, copy,
-          tile_of<kHeadDim>(copy, in_media ? sizes.media : sizes.latents, sizes, t, work.head, work.frame),
-          who, thread);
+    write(s, rounded, copy, tile_of<kHeadDim>(copy, sizes, t, work.head, work.frame), who, thread);
   }
 
   // A value that is the same in the whole warp, as the compiler sees it new each time: in uniform registers,
@@ -350,7 +329,7 @@ struct BackwardKernel {
     ValueSlot v;
 
     for (int number = first; number < p.call.in.sizes.frames * p.call.in.sizes.heads; number += p.clusters) {
-      Work const work(p, number, rank);
+      Work const work(p.call.in, number, rank, p.splits);
       int const half = q.stage * kConsumers;
       s.q_ring.wait(q);
       Rows const rows = read_rows(p, work, sQ(_, _, kQueryTiles + half + who), who, thread);
@@ -450,9 +429,8 @@ struct BackwardKernel {
       }
       if (p.splits == 1) {
         round(dq, p.call.in.scale, rounded);
-        write(s, rounded, p.dq,
-              tile_of<kHeadDim>(p.dq, p.call.in.sizes.queries, p.call.in.sizes, who, work.head, work.frame),
-              who, thread);
+        write(s, rounded, p.dq, tile_of<kHeadDim>(p.dq, p.call.in.sizes, who, work.head, work.frame), who,
+              thread);
       } else {
         sync_consumers();  // both have emptied the rings, whose place the partial sums take
         CUTE_UNROLL
@@ -487,10 +465,6 @@ struct BackwardKernel {
         store_global(reinterpret_cast<std::uint32_t*>(at + 8 * dq.row), pack(sum.z * scale, sum.w * scale));
       }
     }
-  }
-
-  static CUTE_DEVICE std::uint32_t pack(float low, float high) {
-    return bf16(low).storage | std::uint32_t(bf16(high).storage) << 16;
   }
 
   static __device__ void run(Params const& p) {

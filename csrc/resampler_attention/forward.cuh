@@ -25,6 +25,7 @@
 #include "common/softmax.cuh"
 #include "common/wgmma.cuh"
 #include "resampler_attention/layouts.cuh"
+#include "resampler_attention/work.cuh"
 
 namespace blip3v::resampler_attention {
 
@@ -78,24 +79,6 @@ struct ForwardKernel {
   };
   static_assert(sizeof(Shared) <= 227 * 1024);
 
-  // The keys that this block reads for one (frame, head).
-  struct Work {
-    int head, frame;
-    Keys keys;
-    Range tiles;
-
-    CUTE_DEVICE Work(Params const& p, int number, int rank)
-        : head(number % p.in.sizes.heads),
-          frame(number / p.in.sizes.heads),
-          keys{media_keys(p, frame), p.in.sizes.latents},
-          tiles(keys.tiles(), rank, p.splits) {}
-
-    CUTE_DEVICE static int media_keys(Params const& p, int frame) {
-      if (!p.in.lengths) return p.in.sizes.media;
-      return cute::max(0, cute::min(load_global(p.in.lengths + frame), p.in.sizes.media));
-    }
-  };
-
   static __device__ void produce(Params const& p, Shared& s, int first, int stride, int rank) {
     using namespace cute;
     Tensor sQ = make_tensor(make_smem_ptr(s.q), LayoutQ{});
@@ -106,23 +89,21 @@ struct ForwardKernel {
     KeySlot k, v;
 
     for (int number = first; number < sizes.frames * sizes.heads; number += stride) {
-      Work const work(p, number, rank);
+      Work const work(p.in, number, rank, p.splits);
       auto load = [&](Load<kHeadDim> const& media, Load<kHeadDim> const& latents, Ring<kStages>& ring,
                       KeySlot& slot, auto const& buffers, int j) {
         bool const in_media = work.keys.in_media(j);
         Load<kHeadDim> const& copy = in_media ? media : latents;
         ring.acquire(slot, T::kBytes);
         load_tile(copy, ring.full[slot.stage],
-                  tile_of<kHeadDim>(copy, in_media ? sizes.media : sizes.latents, sizes, work.keys.local(j),
-                                    work.head, work.frame),
+                  tile_of<kHeadDim>(copy, sizes, work.keys.local(j), work.head, work.frame),
                   buffers(_, _, slot.stage));
         slot.advance();
       };
 
       s.q_ring.acquire(q, kConsumers * T::kBytes);
       for (int c = 0; c < kConsumers; ++c) {
-        load_tile(p.q, s.q_ring.full[q.stage],
-                  tile_of<kHeadDim>(p.q, sizes.queries, sizes, c, work.head, work.frame),
+        load_tile(p.q, s.q_ring.full[q.stage], tile_of<kHeadDim>(p.q, sizes, c, work.head, work.frame),
                   sQ(_, _, q.stage * kConsumers + c));
       }
       q.advance();
@@ -178,7 +159,7 @@ struct ForwardKernel {
     KeySlot k, v;
 
     for (int number = first; number < p.in.sizes.frames * p.in.sizes.heads; number += stride) {
-      Work const work(p, number, rank);
+      Work const work(p.in, number, rank, p.splits);
       OnlineSoftmax softmax{p.in.scale * kLog2E};
       float factor[2];
       Tensor fQ = mma_s.partition_fragment_A(sQ(_, _, q.stage * kConsumers + who));
@@ -261,14 +242,9 @@ struct ForwardKernel {
     tma_store_fence();
     cutlass::arch::NamedBarrier::sync(128, who);
     if (thread == 0) {
-      store_tile(p.o, tile,
-                 tile_of<kHeadDim>(p.o, p.in.sizes.queries, p.in.sizes, who, work.head, work.frame));
+      store_tile(p.o, tile, tile_of<kHeadDim>(p.o, p.in.sizes, who, work.head, work.frame));
       tma_store_arrive();
     }
-  }
-
-  static CUTE_DEVICE std::uint32_t pack(float low, float high) {
-    return bf16(low).storage | std::uint32_t(bf16(high).storage) << 16;
   }
 
   // --- a cluster per (frame, head) -------------------------------------------------------------------------

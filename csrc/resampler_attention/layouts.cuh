@@ -63,12 +63,14 @@ auto make_copy_or(Op op, View const& view, int rows, Sizes const& sizes, View co
   return make_copy<kHeadDim>(op, rows ? view : other, std::max(rows, 1), sizes.heads, sizes.frames);
 }
 
-// The tile of 64 rows from row 64 * t on of (head, frame), as TMA coordinates.
+// The tile of 64 rows from row 64 * t on of (head, frame), as TMA coordinates. Where the rows end is known to
+// the descriptor; here there are more than any tensor has.
 template <int kHeadDim, class Copy>
-CUTE_DEVICE auto tile_of(Copy const& copy, int rows, Sizes const& sizes, int t, int head, int frame) {
+CUTE_DEVICE auto tile_of(Copy const& copy, Sizes const& sizes, int t, int head, int frame) {
   using namespace cute;
-  auto all = copy.get_tma_tensor(make_shape(rows, kHeadDim, sizes.heads, sizes.frames))(_, _, head, frame);
-  return local_tile(all, cute::Shape<Int<kTile>, Int<Tiles<kHeadDim>::kDim>>{}, make_coord(t, 0));
+  auto all = copy.get_tma_tensor(make_shape(Int<(1 << 24) * kTile>{}, kHeadDim, sizes.heads, sizes.frames));
+  return local_tile(all(_, _, head, frame), cute::Shape<Int<kTile>, Int<Tiles<kHeadDim>::kDim>>{},
+                    make_coord(t, 0));
 }
 
 // global -> shared; completes on `full`. Rows and channels beyond the tensor become zeros.
@@ -87,42 +89,6 @@ CUTE_DEVICE void store_tile(Copy const& copy, Shared&& shared, Global const& glo
   auto [to, from] =
       tma_partition(copy, _0{}, Layout<_1>{}, group_modes<0, 2>(shared), group_modes<0, 2>(global));
   cute::copy(copy, from, to);
-}
-
-// --- which keys ------------------------------------------------------------------------------------------
-
-CUTE_HOST_DEVICE constexpr int tiles_of(int rows) {
-  return (rows + kTile - 1) / kTile;
-}
-
-// The keys of a frame in tiles: first those of the media that count, then those of the latents.
-struct Keys {
-  int media, latents;  // keys, not tiles
-
-  CUTE_HOST_DEVICE int media_tiles() const { return tiles_of(media); }
-  CUTE_HOST_DEVICE int tiles() const { return media_tiles() + tiles_of(latents); }
-  CUTE_HOST_DEVICE bool in_media(int tile) const { return tile < media_tiles(); }
-  // The tile's number within its own tensor.
-  CUTE_HOST_DEVICE int local(int tile) const { return in_media(tile) ? tile : tile - media_tiles(); }
-  // Keys of this tile and those after it in the same tensor.
-  CUTE_HOST_DEVICE int left(int tile) const {
-    return (in_media(tile) ? media : latents) - local(tile) * kTile;
-  }
-};
-
-// Tiles [first, last) of block `rank` of `splits`.
-struct Range {
-  int first, last;
-  CUTE_HOST_DEVICE Range(int tiles, int rank, int splits)
-      : first(tiles * rank / splits), last(tiles * (rank + 1) / splits) {}
-};
-
-// As many blocks per (frame, head) as the GPU has room for, at most one per tile of keys.
-inline int choose_splits(Inputs const& in, int multiprocessors) {
-  if (in.splits) return in.splits;
-  int const tiles = tiles_of(in.sizes.media) + tiles_of(in.sizes.latents);
-  int const works = in.sizes.frames * in.sizes.heads;
-  return std::max(1, std::min({kMaxSplits, tiles, multiprocessors / works}));
 }
 
 }  // namespace blip3v::resampler_attention

@@ -2,7 +2,7 @@
 
 from tests.sim.faults import Fault
 
-SOURCE = "resampler_attention/forward.cuh"
+SOURCES = ("resampler_attention/forward.cuh", "resampler_attention/work.cuh")
 
 FAULTS = [
     # Waits that a consumer must not skip.
@@ -100,7 +100,7 @@ FAULTS = [
     ),
     Fault(
         "both warpgroups load the first queries",
-        ("sizes.queries, sizes, c, work.head", "sizes.queries, sizes, 0, work.head"),
+        ("sizes, c, work.head", "sizes, 0, work.head"),
     ),
     Fault("V of the next tile", ("s.v_ring, v, sV, j - 1);", "s.v_ring, v, sV, j);")),
     Fault("latent tiles not counted from their own start", ("work.keys.local(j),", "j,")),
@@ -115,9 +115,7 @@ FAULTS = [
             "load({in.v_latents.data, in.v_media.row, in.v_media.head, in.v_media.frame}, sizes.latents)",
         ),
     ),
-    Fault(
-        "head and frame exchanged", ("head(number % p.in.sizes.heads)", "head(number / p.in.sizes.frames)")
-    ),
+    Fault("head and frame exchanged", ("head(number % in.sizes.heads)", "head(number / in.sizes.frames)")),
     # Masks.
     Fault("mask off by one, too few", ("column_of(i) >= left", "column_of(i) > left")),
     Fault("mask off by one, too many", ("column_of(i) >= left", "column_of(i) + 1 >= left")),
@@ -133,7 +131,7 @@ FAULTS = [
     Fault(
         "keep mask reaches one row of two", ("scores(i) = scores(i + 2) = -INFINITY", "scores(i) = -INFINITY")
     ),
-    Fault("lengths ignored", ("if (!p.in.lengths) return", "return")),
+    Fault("lengths ignored", ("if (!in.lengths) return", "return")),
     # Sums.
     Fault(
         "scores without their scale",
@@ -198,9 +196,7 @@ FAULTS = [
     ),
     Fault("own maximum for every peer", ("max[query], r)) * scale_log2", "max[query], rank)) * scale_log2")),
     Fault("totals added without weights", ("total += weight * load_shared", "total += load_shared")),
-    Fault(
-        "every block reads all tiles", ("tiles(keys.tiles(), rank, p.splits)", "tiles(keys.tiles(), 0, 1)")
-    ),
+    Fault("every block reads all tiles", ("tiles(keys.tiles(), rank, splits)", "tiles(keys.tiles(), 0, 1)")),
     Fault(
         "share of the queries off by one",
         ("p.in.sizes.queries * (rank + 1) / p.splits;", "p.in.sizes.queries * (rank + 1) / p.splits - 1;"),

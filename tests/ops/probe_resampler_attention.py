@@ -120,8 +120,9 @@ class Call:
         k, v = torch.cat([rest[0], rest[2]], 1), torch.cat([rest[1], rest[3]], 1)
         scores = SCALE * torch.einsum("fqhd,fkhd->fhqk", q, k)
         scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
-        self.lse = scores.logsumexp(-1).detach()
-        weights = (scores - self.lse.masked_fill(self.lse == -torch.inf, 0)[..., None]).exp()
+        lse = scores.logsumexp(-1)
+        self.lse = lse.detach()
+        weights = (scores - lse.masked_fill(lse == -torch.inf, 0)[..., None]).exp()
         out = torch.einsum("fhqk,fkhd->fqhd", weights, v)
         self.out = out.detach()
         # The backward kernel is given out as the forward one would round it.
@@ -180,7 +181,7 @@ def notice(library: ctypes.CDLL, direction: str) -> str:
         random = (("random", seed) for seed in range(1, problem.seeds + 1))
         runs = [("forward", 1), ("reverse", 1), *random]
         for schedule, seed in runs:
-            # Ordinary writes that reach wgmma and TMA late show a missing fence; writes that reach them at once
+            # Ordinary writes that reach wgmma and TMA late show a missing fence; those that reach them at once
             # show that a buffer is written too early. Hardware may do either.
             late = schedule != "random" or seed % 2 == 0
             library.configure(SCHEDULES[schedule], ctypes.c_uint64(seed), late)

@@ -27,7 +27,7 @@ EVERY = int(os.environ.get("BLIP3V_FAULTS_EVERY", "1"))
 def test_the_simulator_catches_seeded_faults(direction, tmp_path, capsys):
     kernel = LISTS[direction]
     runner, probe = HERE / "faulty_resampler_attention.cpp", HERE / "probe_resampler_attention.py"
-    workshop = Workshop(tmp_path, kernel.SOURCE, runner, probe, [f"-D{direction.upper()}"])
+    workshop = Workshop(tmp_path, kernel.SOURCES, runner, probe, [f"-D{direction.upper()}"])
     workshop.prepare()
     healthy = workshop.judge(Fault("none"))
     assert not healthy.caught, healthy.how

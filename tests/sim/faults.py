@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +25,20 @@ SECONDS = 120
 
 
 class Fault:
-    """Texts of the source and what stands there instead; each must occur exactly once."""
+    """Texts of the sources and what stands there instead; each must occur exactly once in all of them."""
 
     def __init__(self, name: str, *edits: tuple[str, str], invisible: str = "") -> None:
         self.name, self.edits, self.invisible = name, edits, invisible
 
-    def apply(self, text: str) -> str:
+    def apply(self, texts: Mapping[str, str]) -> dict[str, str]:
+        """{source: text} with the fault in it."""
+        changed = dict(texts)
         for old, new in self.edits:
-            if text.count(old) != 1:
-                raise ValueError(f"fault {self.name!r}: {old!r} occurs {text.count(old)} times, need once")
-            text = text.replace(old, new)
-        return text
+            times = sum(text.count(old) for text in changed.values())
+            if times != 1:
+                raise ValueError(f"fault {self.name!r}: {old!r} occurs {times} times, need once")
+            changed = {source: text.replace(old, new) for source, text in changed.items()}
+        return changed
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,18 @@ class Workshop:
     """Compiles kernels for the simulator, with and without faults, in a folder of its own.
 
     Args:
-        runner: C++ source that includes `source` and exports what `probe` calls.
-        probe: Python file that is given the compiled library and `source`; it prints what it noticed and ends
-            with status 1, or ends with 0.
+        sources: the files of csrc/ that may hold a fault.
+        runner: C++ source that includes `sources` and exports what `probe` calls.
+        probe: Python file that is given the compiled library and the first of `sources`; it prints what it
+            noticed and ends with status 1, or ends with 0.
         flags: further ones for the compiler.
     """
 
     def __init__(
-        self, folder: Path, source: str, runner: Path, probe: Path, flags: Iterable[str] = ()
+        self, folder: Path, sources: Sequence[str], runner: Path, probe: Path, flags: Iterable[str] = ()
     ) -> None:
-        self.folder, self.source, self.runner, self.probe = folder, source, runner, probe
+        self.folder, self.runner, self.probe = folder, runner, probe
+        self.sources = {source: (ROOT / "csrc" / source).read_text() for source in sources}
         simulator = _setup().find_simulator(os.environ)
         cuda, cutlass = simulator.cuda_include, simulator.cutlass
         system = [cuda, cuda / "cccl", cutlass / "include", cutlass / "tools" / "util" / "include"]
@@ -87,9 +92,10 @@ class Workshop:
     def judge(self, fault: Fault) -> Outcome:
         """Compiles and probes one fault."""
         own = self.folder / "".join(c if c.isalnum() else "_" for c in fault.name)
-        changed = own / self.source
-        changed.parent.mkdir(parents=True)
-        changed.write_text(fault.apply((ROOT / "csrc" / self.source).read_text()))
+        for source, text in fault.apply(self.sources).items():
+            changed = own / source
+            changed.parent.mkdir(parents=True, exist_ok=True)
+            changed.write_text(text)
         library = own / "kernel.so"
         try:
             self._compile(
@@ -98,7 +104,7 @@ class Workshop:
         except subprocess.CalledProcessError as error:
             lines = [line for line in error.stderr.splitlines() if "error" in line]
             return Outcome(fault, True, f"does not compile: {lines[0] if lines else error.stderr[-200:]}")
-        command = [sys.executable, str(self.probe), str(library), self.source]
+        command = [sys.executable, str(self.probe), str(library), next(iter(self.sources))]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         try:
             done = subprocess.run(
