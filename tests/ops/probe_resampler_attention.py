@@ -181,7 +181,7 @@ def notice(library: ctypes.CDLL, direction: str) -> str:
         random = (("random", seed) for seed in range(1, problem.seeds + 1))
         runs = [("forward", 1), ("reverse", 1), *random]
         for schedule, seed in runs:
-            # Ordinary writes that reach wgmma and TMA late show a missing fence; those that reach them at once
+            # Ordinary writes that reach wgmma and TMA late show a missing fence; those that do at once
             # show that a buffer is written too early. Hardware may do either.
             late = schedule != "random" or seed % 2 == 0
             library.configure(SCHEDULES[schedule], ctypes.c_uint64(seed), late)
