@@ -5,6 +5,7 @@ test_resampler_attention.py runs the backend `simulator` on the cases; here is w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -33,16 +34,21 @@ class Results(NamedTuple):
 
 
 def launch(
-    simulator_module: ModuleType, case: AttentionCase, inputs: AttentionInputs, splits: int
+    simulator_module: ModuleType,
+    case: AttentionCase,
+    inputs: AttentionInputs,
+    splits: int,
+    gradients: Sequence[Tensor] | None = None,
 ) -> tuple[Results, list[float]]:
     """Forward and backward into memory that was NaN, and the bytes that each loaded by TMA.
 
-    A touch of memory that is not the call's is an error.
+    A touch of memory that is not the call's is an error. gradients: where they go, if not into own memory.
     """
     scale = case.dim**-0.5
     out = torch.full(inputs.q.shape, torch.nan, dtype=torch.bfloat16)
     lse = torch.full((case.frames, case.heads, case.queries), torch.nan)
-    gradients = [torch.full(tensor.shape, torch.nan, dtype=tensor.dtype) for tensor in inputs[:5]]
+    if gradients is None:
+        gradients = [torch.full(tensor.shape, torch.nan, dtype=tensor.dtype) for tensor in inputs[:5]]
     keep = None if inputs.keep is None else inputs.keep.view(torch.uint8)
     call = (*inputs[:6], keep, out, lse)
     loaded = []
@@ -81,6 +87,24 @@ def test_any_number_of_splits_is_right(simulator_module: ModuleType, name: str, 
     truth = exact(Arguments(*inputs[:7]), inputs.dout)
     verdicts = [compare(name, tensor, *truth[name]) for name, tensor in results._asdict().items()]
     assert all(verdict.ok for verdict in verdicts), "\n".join(map(str, verdicts))
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("name", ["hoisted_masked", "lengths", "dim_72_of_the_vit"])
+def test_gradients_go_into_views_of_one_tensor(simulator_module: ModuleType, name: str, splits: int) -> None:
+    case = CASES[name]
+    inputs = case.build(torch.bfloat16)
+    expected, _ = launch(simulator_module, case, inputs, splits)
+    frames, heads, dim = case.frames, case.heads, case.dim
+    # As the fused key/value projection of one layer among six would want them.
+    media = torch.full((frames, case.media, 6, 2, heads, dim), torch.nan, dtype=torch.bfloat16)
+    latents = torch.full((frames, case.latents, 2, heads, dim), torch.nan, dtype=torch.bfloat16)
+    dq = torch.full((frames, heads, case.queries, dim), torch.nan, dtype=torch.bfloat16)
+    views = [dq.transpose(1, 2), *media[:, :, 4].unbind(2), *latents.unbind(2)]
+    results, _ = launch(simulator_module, case, inputs, splits, views)
+    for field, tensor, other in zip(Results._fields, results, expected):
+        assert torch.equal(tensor, other), field
+    assert media[:, :, [0, 1, 2, 3, 5]].isnan().all(), "written between the rows"
 
 
 @pytest.mark.parametrize("name", ["lengths", "lengths_zero"])
