@@ -26,6 +26,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+SIMULATOR = "blip3v._sim"
 MIN_CUDA = (12, 3)  # the first toolkit whose compiler takes every sm_90a instruction that CUTLASS 4 uses
 
 
@@ -158,6 +159,8 @@ class CMakeBuild(build_ext):
     """Configures CMakeLists.txt and lets ninja put the module where setuptools expects it."""
 
     def build_extension(self, ext: Extension) -> None:
+        if ext.name == SIMULATOR:
+            return  # CMake makes it beside blip3v._C
         toolkit, reason = choose_toolkit(os.environ)
         simulator, no_simulator = choose_simulator(os.environ)
         jobs = max_jobs(os.environ)
@@ -181,8 +184,9 @@ class CMakeBuild(build_ext):
         if simulator:
             options["CUTLASS_DIR"] = str(simulator.cutlass)
             options["CUDA_INCLUDE_DIR"] = str(simulator.cuda_include)
-        for stale in package_dir.glob("_sim.*.so"):  # of an earlier editable build: its kernels may be others
-            stale.unlink()
+        if self.editable_mode:
+            for stale in source.glob("blip3v/_sim.*.so"):  # of an earlier build: its kernels may be others
+                stale.unlink()
         # --fresh: the tools of an isolated build live in a new folder each time, a kept cache names the old.
         configure = ["cmake", "--fresh", "-GNinja", "-S", str(source), "-B", str(build_dir)]
         subprocess.run([*configure, *(f"-D{key}={value}" for key, value in options.items())], check=True)
@@ -199,4 +203,6 @@ class CMakeBuild(build_ext):
 
 
 if __name__ == "__main__":
-    setup(ext_modules=[Extension("blip3v._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+    # Optional: where the simulator is not built, there is no file, and setuptools must not miss it.
+    modules = [Extension("blip3v._C", sources=[]), Extension(SIMULATOR, sources=[], optional=True)]
+    setup(ext_modules=modules, cmdclass={"build_ext": CMakeBuild})

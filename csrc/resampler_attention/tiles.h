@@ -26,9 +26,6 @@ constexpr int kBackwardConsumerRegisters = 240;
 constexpr int kForwardStages = 3;
 // Queries of the next (frame, head) are loaded while this one is being computed.
 constexpr int kQueryStages = 2;
-// dP and S need K and V of one tile at the same time; with 144 channels two stages are what fits.
-constexpr int kBackwardStages = 2;
-
 // The portable limit of a cluster.
 constexpr int kMaxSplits = 8;
 

@@ -92,3 +92,19 @@ def test_every_kernel_multiplies_on_tensor_cores_and_loads_by_tma():
         atomics = {"ATOM", "ATOMG", "RED", "REDG", "UTMAREDG"} & opcodes
         assert not atomics, f"{kernel}: {atomics} would make the results depend on the order of arrival"
     assert seen == every_kernel()
+
+
+def test_the_forward_computes_the_softmax_while_its_other_product_runs():
+    """Between the wait for S(j) and the wait for O(j-1): the exponentials of a tile, two rows of 16 each.
+
+    ptxas is free to move them behind the second wait, where nothing hides them, and did so once.
+    """
+    for part in dump("--dump-sass").split("Function : ")[1:]:
+        kernel = kernel_of(part.split("\n", 1)[0])
+        if kernel is None or kernel[0] != "forward":
+            continue
+        between = re.search(
+            r"WARPGROUP\.DEPBAR\.LE gsb0, 0x1(.*?)WARPGROUP\.DEPBAR\.LE gsb0, 0x0", part, re.DOTALL
+        )
+        assert between, kernel
+        assert between[1].count("MUFU.EX2") >= 32, kernel

@@ -11,7 +11,10 @@ FAULTS = [
         ("        s.k_ring.wait(k);\n        start_product", "        start_product"),
     ),
     Fault("no wait for K in the loop", ("          s.k_ring.wait(k);\n", "")),
-    Fault("no wait for V in the loop", ("          s.v_ring.wait(v);\n", "")),
+    Fault(
+        "no wait for V in the loop",
+        ("          s.v_ring.wait(v);\n          start_product", "          start_product"),
+    ),
     Fault(
         "no wait for V of the last tile",
         ("        s.v_ring.wait(v);\n        start_product(MmaO{}", "        start_product(MmaO{}"),
@@ -144,8 +147,8 @@ FAULTS = [
     Fault(
         "maximum starts anew in each tile",
         (
-            "          softmax.update(scores, factor);\n          finish",
-            "          softmax.max[0] = -INFINITY;\n          softmax.update(scores, factor);\n          finish",
+            "          softmax.update(scores, factor);\n",
+            "          softmax.max[0] = -INFINITY;\n          softmax.update(scores, factor);\n",
         ),
     ),
     Fault("O not rescaled", ("o(i) *= factor[row_of(i)];", ";")),

@@ -70,6 +70,7 @@ class Problem:
     latents: int
     splits: int = 1
     masked: bool = False
+    keep: bool = True
     seeds: int = 4
 
 
@@ -81,6 +82,7 @@ PROBLEMS = (
     ),  # more than the simulated multiprocessors: blocks go on to a next one
     Problem(6, 2, 128, 30, 0, seeds=8),  # one tile each: queries are what the producer gets ahead with
     Problem(3, 1, 128, 200, 70, masked=True, seeds=6),
+    Problem(3, 1, 128, 200, 70, masked=True, keep=False, seeds=2),
     Problem(1, 2, 90, 300, 70, splits=3, seeds=8),
     Problem(1, 1, 100, 130, 20, splits=2, seeds=40),  # so few tiles that one consumer may be far ahead
     Problem(3, 1, 128, 150, 0, splits=2, masked=True, seeds=4),
@@ -110,8 +112,10 @@ class Call:
         seen = torch.ones(p.frames, p.media, dtype=torch.bool)
         if p.masked:
             self.lengths = torch.tensor([p.media - 30, 0, p.media], dtype=torch.int32)
+            seen = torch.arange(p.media) < self.lengths[:, None]
+        if p.masked and p.keep:
             self.keep = (torch.rand(p.frames, p.media, generator=generator) < 0.7).to(torch.uint8)
-            seen = self.keep.bool() & (torch.arange(p.media) < self.lengths[:, None])
+            seen = self.keep.bool() & seen
         self._solve(torch.cat([seen, torch.ones(p.frames, p.latents, dtype=torch.bool)], 1))
 
     def _solve(self, seen: Tensor) -> None:

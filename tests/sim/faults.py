@@ -71,7 +71,8 @@ class Workshop:
         system = [cuda, cuda / "cccl", cutlass / "include", cutlass / "tools" / "util" / "include"]
         # As in csrc/sim/CMakeLists.txt.
         self.flags = ["-std=c++17", "-O1", "-fPIC", "-march=x86-64-v3", "-fno-strict-aliasing", "-Wno-psabi"]
-        self.flags += ["-ftrivial-auto-var-init=pattern", "-DBLIP3V_SIM", f"-I{ROOT / 'csrc/sim/overlay'}"]
+        self.flags += ["-ftrivial-auto-var-init=pattern", "-DBLIP3V_SIM"]
+        self.flags += ["-DCUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED", f"-I{ROOT / 'csrc/sim/overlay'}"]
         self.flags += flags
         self.after = [f"-I{ROOT / 'csrc'}"]
         for path in system:
