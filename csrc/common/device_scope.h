@@ -29,9 +29,10 @@ inline int multiprocessors() {
 // Makes a device current and gives the caller's back, which torch and others rely on.
 class DeviceScope {
  public:
-  explicit DeviceScope(int device) {
-    check(cudaGetDevice(&previous_), "current device");
-    check(cudaSetDevice(device), "device " + std::to_string(device));
+  // op: who asks, for the message of an error.
+  DeviceScope(const char* op, int device) {
+    check(cudaGetDevice(&previous_), op);
+    check(cudaSetDevice(device), op + (": device " + std::to_string(device)));
   }
   ~DeviceScope() { cudaSetDevice(previous_); }
   DeviceScope(const DeviceScope&) = delete;

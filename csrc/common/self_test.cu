@@ -44,7 +44,7 @@ struct CudaFree {
 }  // namespace
 
 std::string self_test(int device) {
-  DeviceScope scope(device);
+  DeviceScope scope("self_test", device);
   constexpr std::size_t bytes = kWords * sizeof(std::uint32_t);
   void* raw = nullptr;
   check(cudaMalloc(&raw, bytes), "self_test: allocation");

@@ -113,7 +113,7 @@ class Arguments {
 template <class Call>
 void dispatch(Arguments& args, std::uintptr_t stream, const Call& call) {
 #ifndef BLIP3V_SIM
-  DeviceScope scope(args.device_index());
+  DeviceScope scope(kOp, args.device_index());
 #endif
   auto const cuda_stream = reinterpret_cast<cudaStream_t>(stream);
   switch (args.head_dim()) {

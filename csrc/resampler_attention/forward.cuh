@@ -185,9 +185,9 @@ struct ForwardKernel {
           k.advance();
           hide(scores, p, work, j, thread);
           softmax.update(scores, factor);
-          // Over at once: V(j-1) is there. But ptxas moves no arithmetic across the branch in it, and without
-          // it the softmax would be computed behind the wait below, with idle tensor cores.
-          s.v_ring.wait(v);
+          // Over at once: Q is there. But ptxas moves no arithmetic across the branch in it, and without it
+          // the softmax would be computed behind the wait below, with idle tensor cores.
+          s.q_ring.wait(q);
           finish_product<0>(o);  // O(j-1) is there, P(j-1) may be overwritten
           s.v_ring.release(v, lane);
           v.advance();

@@ -26,6 +26,7 @@ constexpr int kBackwardConsumerRegisters = 240;
 constexpr int kForwardStages = 3;
 // Queries of the next (frame, head) are loaded while this one is being computed.
 constexpr int kQueryStages = 2;
+
 // The portable limit of a cluster.
 constexpr int kMaxSplits = 8;
 

@@ -19,7 +19,7 @@ FAULTS = [
         "no wait for V of the last tile",
         ("        s.v_ring.wait(v);\n        start_product(MmaO{}", "        start_product(MmaO{}"),
     ),
-    Fault("no wait for Q", ("      s.q_ring.wait(q);\n", "")),
+    Fault("no wait for Q", ("      s.q_ring.wait(q);\n      if (work", "      if (work")),
     Fault(
         "S read before its product has ended", ("finish_product<1>(scores);", "finish_product<2>(scores);")
     ),
@@ -62,7 +62,10 @@ FAULTS = [
     Fault(
         "Q released before the last product",
         ("      s.q_ring.release(q, lane);\n", ""),
-        ("      s.q_ring.wait(q);\n", "      s.q_ring.wait(q);\n      s.q_ring.release(q, lane);\n"),
+        (
+            "      s.q_ring.wait(q);\n      if (work",
+            "      s.q_ring.wait(q);\n      s.q_ring.release(q, lane);\n      if (work",
+        ),
     ),
     Fault("K never released", ("          s.k_ring.release(k, lane);\n", "")),
     Fault(
