@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PYTEST_ARGS ?=
-# The kernels on the CPU (blip3v._sim), for the tests: built where the CUDA toolkit's headers are.
-export BLIP3V_SIM ?= auto
+# A GPU is there and its driver answers.
+GPU := $(shell nvidia-smi -L 2>/dev/null)
 
 BIN     := $(VENV)/bin
 # -qq: errors only.
@@ -56,17 +56,31 @@ clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache $(VENV)
 	find blip3v -name '_C*.so' -delete -o -name '_sim*.so' -delete
 
-$(STAMPS)/package: $(NATIVE)
-	@echo "blip3v: installing into $(VENV) (a minute or two the first time)"
+# $(1): settings of the build.
+define install
+	@echo "blip3v: installing into $(VENV) (a minute or two the first time, six with the CUDA kernels)"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("blip3v: constraints.txt pins packages for \
 	Python 3.11 or newer: make PYTHON=python3.11, or pip install . into your own environment")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
+	$(1) $(PIP) --editable .
 	@$(BIN)/python -m blip3v.native
+	@mkdir -p $(STAMPS) && touch $(STAMPS)/package
+endef
+
+# What runs: CUDA kernels take minutes to compile, and only a GPU runs them.
+$(STAMPS)/package: $(NATIVE)
+	$(call install,BLIP3V_CUDA=$(or $(BLIP3V_CUDA),$(if $(GPU),auto,0)))
+
+# What is tested: the CUDA kernels wherever nvcc is, and the same kernels for the CPU (blip3v._sim) wherever the headers
+# of the toolkit are.
+$(STAMPS)/kernels: $(NATIVE)
+	$(call install,BLIP3V_CUDA=$(or $(BLIP3V_CUDA),auto) BLIP3V_SIM=$(or $(BLIP3V_SIM),auto))
 	@$(BIN)/python -m blip3v.testing.simulator
-	@mkdir -p $(@D) && touch $@
+	@touch $@
 
 # One stamp per extra; an installed blip3v is kept as it is and only what the extra adds is fetched.
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/dev: $(STAMPS)/package
+$(STAMPS)/test: $(STAMPS)/kernels
+$(STAMPS)/demo $(STAMPS)/dev: $(STAMPS)/package
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/dev:
 	$(PIP) 'blip3v[$(@F)]'
 	@touch $@
