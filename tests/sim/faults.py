@@ -104,7 +104,9 @@ class Workshop:
             )
         except subprocess.CalledProcessError as error:
             lines = [line for line in error.stderr.splitlines() if "error" in line]
-            return Outcome(fault, True, f"does not compile: {lines[0] if lines else error.stderr[-200:]}")
+            # From the word on: the path before it says where this machine keeps its headers.
+            reason = lines[0][lines[0].index("error") :] if lines else error.stderr[-200:]
+            return Outcome(fault, True, f"does not compile: {reason}")
         command = [sys.executable, str(self.probe), str(library), next(iter(self.sources))]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         try:
