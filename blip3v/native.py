@@ -1,4 +1,5 @@
-"""The way to the compiled module `blip3v._C`: what it was built with, and whether its kernels run here.
+"""The way to the compiled modules: `blip3v._C`, what it was built with and whether its kernels run here, and
+`blip3v._sim` for tests.
 
 `python -m blip3v.native` prints one line about the build.
 """
@@ -25,6 +26,20 @@ def load() -> ModuleType:
         return importlib.import_module("blip3v._C")
     except ImportError as error:
         raise UserError(f"blip3v._C cannot be imported ({error}): {REINSTALL}") from error
+
+
+@functools.cache
+def load_simulator() -> ModuleType:
+    """The module `blip3v._sim`, which runs the same kernels on the CPU for tests.
+
+    Raises:
+        UserError: it was not built, was built for another Python, or this CPU cannot run it.
+    """
+    try:
+        return importlib.import_module("blip3v._sim")
+    except ImportError as error:
+        remedy = "build it with BLIP3V_SIM=1, see CONTRIBUTING.md"
+        raise UserError(f"blip3v._sim cannot be imported ({error}): {remedy}") from error
 
 
 def describe_build() -> str:

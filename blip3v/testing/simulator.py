@@ -8,35 +8,19 @@ cannot show, stands in csrc/sim/README.md.
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from blip3v.errors import UserError
+from blip3v.native import load_simulator as load
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ScheduleName = Literal["forward", "reverse", "random"]
-BUILD_IT = "build it with BLIP3V_SIM=1, see CONTRIBUTING.md"
 
 _current: tuple[ScheduleName, int, bool] = ("forward", 1, True)
-
-
-@functools.cache
-def load() -> ModuleType:
-    """The module `blip3v._sim`.
-
-    Raises:
-        UserError: it was not built, was built for another Python, or this CPU cannot run it.
-    """
-    try:
-        return importlib.import_module("blip3v._sim")
-    except ImportError as error:
-        raise UserError(f"blip3v._sim cannot be imported ({error}): {BUILD_IT}") from error
 
 
 def available() -> tuple[bool, str]:
