@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.stages.einsum_modules import einsum_attention
 from blip3v.ops.resampler_attention import reference, resampler_attention
-from blip3v.testing.cases import AttentionInputs
+from blip3v.testing.cases.resampler_attention import AttentionInputs
 
 Attend = Callable[..., Tensor]
 

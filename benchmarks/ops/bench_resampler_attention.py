@@ -20,7 +20,7 @@ from benchmarks.machine import describe_machine, slug
 from benchmarks.ops.attention_peers import PEERS
 from blip3v.ops.resampler_attention import Arguments
 from blip3v.ops.resampler_attention.exact import Exact, exact
-from blip3v.testing.cases import CASES, AttentionCase, AttentionInputs
+from blip3v.testing.cases.resampler_attention import CASES, AttentionCase, AttentionInputs
 from blip3v.testing.compare import Verdict, compare
 from blip3v.testing.timing import Timing, time_call
 

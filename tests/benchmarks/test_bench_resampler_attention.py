@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.ops import bench_resampler_attention as bench
 from benchmarks.ops.attention_peers import PEERS
-from blip3v.testing.cases import CASES, AttentionCase
+from blip3v.testing.cases.resampler_attention import CASES, AttentionCase
 
 SMALL = AttentionCase("small", 2, 8, 2, 16, 20, 8)
 MASKED = AttentionCase("small_masked", 2, 8, 2, 16, 20, 8, lengths=(20, 5), keep="random")

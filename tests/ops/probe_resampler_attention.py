@@ -1,4 +1,4 @@
-"""Runs a perhaps faulty kernel of resampler_attention in the simulator: `python THIS LIBRARY SOURCE`.
+"""Runs a perhaps faulty kernel of resampler_attention in the simulator: `python THIS LIBRARY DIRECTION`.
 
 Ends with status 1 at the first thing that is wrong, and prints it; with 0 when nothing was noticed.
 """
@@ -206,12 +206,12 @@ def notice(library: ctypes.CDLL, direction: str) -> str:
 
 
 def main() -> None:
-    library, source = ctypes.CDLL(sys.argv[1]), sys.argv[2]
+    library, direction = ctypes.CDLL(sys.argv[1]), sys.argv[2]
     library.run.restype = ctypes.c_char_p
     forward, backward = c_int(), c_int()
     library.sizes(ctypes.byref(forward), ctypes.byref(backward))
     assert (forward.value, backward.value) == (ctypes.sizeof(Forward), ctypes.sizeof(Backward))
-    found = notice(library, "backward" if "backward" in source else "forward")
+    found = notice(library, direction)
     print(found)
     sys.exit(1 if found else 0)
 

@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.ops import faults_resampler_attention_backward, faults_resampler_attention_forward
-from tests.sim.faults import Fault, Workshop
+from tests.sim.faults import ROOT, Fault, Workshop
 
 HERE = Path(__file__).parent
-LISTS = {
-    "forward": faults_resampler_attention_forward,
-    "backward": faults_resampler_attention_backward,
-}
+KERNELS = sorted(path.stem.removeprefix("faults_") for path in HERE.glob("faults_*.py"))
+"""<op>_<direction>; the list of its faults is tests/ops/faults_<op>_<direction>.py."""
 FEWEST = 0.95
 """Share of the faults, those called invisible among them, that must be caught."""
 EVERY = int(os.environ.get("BLIP3V_FAULTS_EVERY", "1"))
 """Every how many-th fault is tried."""
 
 
+def workshop(op: str, direction: str, sources: list[str], folder: Path) -> Workshop:
+    """A kernel behind its real binding; that of resampler_attention is called without, to compile less."""
+    if op == "resampler_attention":
+        probe = [str(HERE / f"probe_{op}.py"), direction]
+        return Workshop(folder, sources, HERE / f"faulty_{op}.cpp", probe, [f"-D{direction.upper()}"])
+    csrc = ROOT / "csrc"
+    others = [path for path in (csrc / op).glob("*.cu") if path.stem != direction]
+    once = [csrc / op / "bind.cpp", HERE / "faulty_op.cpp"]
+    once += [csrc / "sim/bind.cpp", csrc / "common/tensor.cpp", csrc / "common/bind_tensor.cpp"]
+    probe = [str(HERE / "probe.py"), op, direction]
+    return Workshop(folder, sources, csrc / op / f"{direction}.cu", probe, [f"-DOP={op}"], once, others)
+
+
 @pytest.mark.faults
-@pytest.mark.parametrize("direction", LISTS)
-def test_the_simulator_catches_seeded_faults(direction, tmp_path, capsys):
-    kernel = LISTS[direction]
-    runner, probe = HERE / "faulty_resampler_attention.cpp", HERE / "probe_resampler_attention.py"
-    workshop = Workshop(tmp_path, kernel.SOURCES, runner, probe, [f"-D{direction.upper()}"])
-    workshop.prepare()
-    healthy = workshop.judge(Fault("none"))
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_simulator_catches_seeded_faults(kernel, tmp_path, capsys):
+    op, direction = kernel.rsplit("_", 1)
+    listed = importlib.import_module(f"tests.ops.faults_{kernel}")
+    bench = workshop(op, direction, listed.SOURCES, tmp_path)
+    bench.prepare()
+    healthy = bench.judge(Fault("none"))
     assert not healthy.caught, healthy.how
-    outcomes = workshop.judge_all(kernel.FAULTS[::EVERY])
+    outcomes = bench.judge_all(listed.FAULTS[::EVERY])
     caught = [outcome for outcome in outcomes if outcome.caught]
     with capsys.disabled():
-        print(f"\n{direction}: {len(caught)} of {len(outcomes)} faults caught; not caught:")
+        print(f"\n{kernel}: {len(caught)} of {len(outcomes)} faults caught; not caught:")
         for outcome in outcomes:
             if not outcome.caught:
                 print(f"  {outcome.fault.name}: {outcome.fault.invisible or 'NOT EXPLAINED'}")
     if report := os.environ.get("BLIP3V_FAULTS_REPORT"):
         rows = [{"fault": o.fault.name, "caught": o.caught, "how": o.how} for o in outcomes]
-        Path(f"{report}_{direction}.json").write_text(json.dumps(rows, indent=2) + "\n")
+        Path(f"{report}_{kernel}.json").write_text(json.dumps(rows, indent=2) + "\n")
     wrong = [o.fault.name for o in outcomes if o.caught is bool(o.fault.invisible)]
     assert not wrong, f"not as the list says: {wrong}"
     if EVERY == 1:

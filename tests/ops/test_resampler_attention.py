@@ -29,7 +29,14 @@ from blip3v.ops.resampler_attention import (
     resampler_attention_forward,
 )
 from blip3v.ops.resampler_attention.exact import exact
-from blip3v.testing.cases import CASES, LARGE, RAGGED, SMALL, AttentionCase, AttentionInputs
+from blip3v.testing.cases.resampler_attention import (
+    CASES,
+    LARGE,
+    RAGGED,
+    SMALL,
+    AttentionCase,
+    AttentionInputs,
+)
 from blip3v.testing.compare import compare, poisoned_memory
 
 OP = "resampler_attention"

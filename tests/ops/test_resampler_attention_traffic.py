@@ -10,7 +10,7 @@ import torch
 
 from blip3v.ops.resampler_attention import Arguments, compiled
 from blip3v.testing import simulator
-from blip3v.testing.cases import AttentionCase
+from blip3v.testing.cases.resampler_attention import AttentionCase
 
 TILE = 64
 MODEL = AttentionCase("model", frames=2, heads=2)

@@ -17,7 +17,7 @@ from blip3v.ops.resampler_attention import Arguments
 from blip3v.ops.resampler_attention.exact import exact
 from blip3v.ops.tensor_description import describe
 from blip3v.testing import simulator
-from blip3v.testing.cases import CASES, AttentionCase, AttentionInputs
+from blip3v.testing.cases.resampler_attention import CASES, AttentionCase, AttentionInputs
 from blip3v.testing.compare import compare
 
 SCHEDULES = [("forward", 1), ("reverse", 1), *(("random", seed) for seed in range(1, 5))]

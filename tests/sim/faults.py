@@ -56,15 +56,25 @@ class Workshop:
     Args:
         sources: the files of csrc/ that may hold a fault.
         runner: C++ source that includes `sources` and exports what `probe` calls.
-        probe: Python file that is given the compiled library and the first of `sources`; it prints what it
-            noticed and ends with status 1, or ends with 0.
+        probe: Python file and what it is given after the compiled library; it prints what it noticed and ends
+            with status 1, or ends with 0.
         flags: further ones for the compiler.
+        once: C++ sources without faults in them, compiled once and linked to each.
+        kernels_once: kernels without faults in them, likewise.
     """
 
     def __init__(
-        self, folder: Path, sources: Sequence[str], runner: Path, probe: Path, flags: Iterable[str] = ()
+        self,
+        folder: Path,
+        sources: Sequence[str],
+        runner: Path,
+        probe: Sequence[str],
+        flags: Iterable[str] = (),
+        once: Sequence[Path] = (),
+        kernels_once: Sequence[Path] = (),
     ) -> None:
         self.folder, self.runner, self.probe = folder, runner, probe
+        self.once, self.kernels_once = once, kernels_once
         self.sources = {source: (ROOT / "csrc" / source).read_text() for source in sources}
         simulator = _setup().find_simulator(os.environ)
         cuda, cutlass = simulator.cuda_include, simulator.cutlass
@@ -77,18 +87,28 @@ class Workshop:
         self.after = [f"-I{ROOT / 'csrc'}"]
         for path in system:
             self.after += ["-isystem", str(path)]
+        for path in (sysconfig.get_path("include"), _pybind11()):
+            self.after += ["-isystem", path]
 
     def prepare(self) -> None:
         """The simulator itself, and the headers of CuTe precompiled."""
         sources = sorted(
-            path for path in (ROOT / "csrc/sim").glob("*.cpp") if path.name not in ("bindings.cpp",)
+            path
+            for path in (ROOT / "csrc/sim").glob("*.cpp")
+            if path.name not in ("bindings.cpp", "bind.cpp")
         )
-        self._compile(["-O2", "-c", *map(str, sources)], precompiled=False)
-        self.machine = sorted(map(str, self.folder.glob("*.o")))
+        for source in [*sources, *self.once]:
+            self._compile(["-O2", "-c", str(source), "-o", self._object(source)], precompiled=False)
         header = self.folder / "precompiled.h"
         names = (f'"{ROOT}/csrc/sim/prelude.h"', "<cutlass/arch/barrier.h>", "<cute/tensor.hpp>")
         header.write_text("".join(f"#include {name}\n" for name in names))
         self._compile(["-x", "c++-header", str(header), "-o", f"{header}.gch"], precompiled=False)
+        for source in self.kernels_once:
+            self._compile(["-c", "-x", "c++", str(source), "-o", self._object(source)], precompiled=True)
+        self.machine = sorted(map(str, self.folder.glob("*.o")))
+
+    def _object(self, source: Path) -> str:
+        return str(self.folder / f"{source.parent.name}_{source.name}.o")
 
     def judge(self, fault: Fault) -> Outcome:
         """Compiles and probes one fault."""
@@ -99,16 +119,18 @@ class Workshop:
             changed.write_text(text)
         library = own / "kernel.so"
         try:
+            kernel = ["-x", "c++", str(self.runner), "-x", "none"]
             self._compile(
-                [f"-I{own}", "-shared", str(self.runner), *self.machine, "-o", str(library)], precompiled=True
+                [f"-I{own}", "-shared", *kernel, *self.machine, "-o", str(library)], precompiled=True
             )
         except subprocess.CalledProcessError as error:
             lines = [line for line in error.stderr.splitlines() if "error" in line]
             # From the word on: the path before it says where this machine keeps its headers.
             reason = lines[0][lines[0].index("error") :] if lines else error.stderr[-200:]
             return Outcome(fault, True, f"does not compile: {reason}")
-        command = [sys.executable, str(self.probe), str(library), next(iter(self.sources))]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        program, *given = self.probe
+        command = [sys.executable, program, str(library), *given]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=SECONDS, env=environment, cwd=ROOT
@@ -134,6 +156,12 @@ class Workshop:
         compiler = sysconfig.get_config_var("CXX") or "g++"
         command = [compiler.split()[0], *header, *self.flags, *first, *self.after, *rest]
         subprocess.run(command, check=True, capture_output=True, text=True, cwd=self.folder)
+
+
+def _pybind11() -> str:
+    import pybind11
+
+    return pybind11.get_include()
 
 
 def _setup():  # type: ignore[no-untyped-def]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blip3v.testing.cases import CASES, LARGE, SMALL, AttentionCase
+from blip3v.testing.cases.resampler_attention import CASES, LARGE, SMALL, AttentionCase
 
 
 def test_names_are_unique() -> None:

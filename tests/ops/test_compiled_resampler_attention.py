@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from blip3v import native
 from blip3v.ops import tensor_description
-from blip3v.ops.resampler_attention import compiled, reference
+from blip3v.ops.resampler_attention import compiled, reference, simulator
 from blip3v.ops.resampler_attention.arguments import Arguments
-from blip3v.testing.cases import CASES, SMALL, AttentionCase
+from blip3v.testing.cases.resampler_attention import CASES, SMALL, AttentionCase
 
 
 class Described(NamedTuple):
@@ -76,11 +77,11 @@ class StandIn:
 def test_descriptions_lead_to_the_same_numbers(case: AttentionCase) -> None:
     inputs = case.build(torch.bfloat16)
     call, module = Arguments(*inputs[:7]), StandIn()
-    assert compiled.accepts(module, call) == (True, "")
-    out, lse = compiled.forward(module, call, 0.2, stream=7)
+    assert compiled.accepts(module, *call) == (True, "")
+    out, lse = compiled.forward(module, 7, *call, 0.2)
     expected, expected_lse = reference.forward(*call, 0.2)
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
-    gradients = compiled.backward(module, inputs.dout, call, out, lse, 0.2, stream=7)
+    gradients = compiled.backward(module, 7, inputs.dout, *call, out, lse, 0.2)
     for got, wanted in zip(gradients, reference.backward(inputs.dout, *call, out, lse, 0.2)):
         assert torch.equal(got, wanted) and got.is_contiguous()
 
@@ -88,9 +89,9 @@ def test_descriptions_lead_to_the_same_numbers(case: AttentionCase) -> None:
 def test_a_gradient_that_comes_from_a_sum_is_made_dense() -> None:
     inputs = CASES["ragged"].build(torch.bfloat16)
     call, module = Arguments(*inputs[:7]), StandIn()
-    out, lse = compiled.forward(module, call, 0.2, stream=7)
+    out, lse = compiled.forward(module, 7, *call, 0.2)
     ones = torch.ones((), dtype=torch.bfloat16).expand(out.shape)
-    gradients = compiled.backward(module, ones, call, out, lse, 0.2, stream=7)
+    gradients = compiled.backward(module, 7, ones, *call, out, lse, 0.2)
     for got, wanted in zip(gradients, reference.backward(ones, *call, out, lse, 0.2)):
         assert torch.equal(got, wanted)
 
@@ -102,8 +103,8 @@ def test_masks_of_any_stride_are_taken() -> None:
     strided = call._replace(
         lengths=call.lengths.repeat_interleave(2)[::2], keep=call.keep.t().contiguous().t()
     )
-    plain, _ = compiled.forward(StandIn(), call, 0.2, stream=7)
-    assert torch.equal(plain, compiled.forward(StandIn(), strided, 0.2, stream=7)[0])
+    plain, _ = compiled.forward(StandIn(), 7, *call, 0.2)
+    assert torch.equal(plain, compiled.forward(StandIn(), 7, *strided, 0.2)[0])
 
 
 def wide(*shape: int) -> Tensor:
@@ -127,8 +128,8 @@ def wide(*shape: int) -> Tensor:
 )
 def test_refusals_say_what_is_wrong(changes: dict, reason: str) -> None:
     call = Arguments(wide(2, 5, 2, 64), *[wide(2, 7, 2, 64)] * 2, *[wide(2, 3, 2, 64)] * 2)
-    assert compiled.accepts(StandIn(), call).ok
-    answer = compiled.accepts(StandIn(), call._replace(**changes))
+    assert compiled.accepts(StandIn(), *call).ok
+    answer = compiled.accepts(StandIn(), *call._replace(**changes))
     assert not answer.ok and reason in answer.reason
 
 
@@ -136,15 +137,16 @@ def test_strides_of_axes_of_one_and_of_nothing_do_not_matter() -> None:
     q = wide(2, 5, 2, 64)[:1].as_strided((1, 5, 2, 64), (3, 128, 64, 1))
     media = wide(1, 0, 2, 64).as_strided((1, 0, 2, 64), (3, 3, 3, 3))
     call = Arguments(q, media, media, *[wide(1, 3, 2, 64)] * 2)
-    assert compiled.accepts(StandIn(), call).ok
+    assert compiled.accepts(StandIn(), *call).ok
 
 
-def test_a_module_without_the_kernels_is_named() -> None:
+def test_a_module_without_the_kernels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     class Empty:
-        __name__ = "blip3v._C"
+        __name__ = "blip3v._sim"
 
-    answer = compiled.accepts(Empty(), Arguments(*[wide(2, 5, 2, 64)] * 5))
-    assert answer == (False, "blip3v._C was built without the kernels of resampler_attention")
+    monkeypatch.setattr(native, "load_simulator", Empty)
+    answer = simulator.can_run(*Arguments(*[wide(2, 5, 2, 64)] * 5))
+    assert answer == (False, "blip3v._sim was built without the kernels of resampler_attention")
 
 
 def test_a_description_is_plain_data() -> None:
