@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.ops import bench_resampler_attention as bench
 from benchmarks.ops.attention_peers import PEERS
+from benchmarks.ops.rows import DIRECTIONS, DTYPES, describe
 from blip3v.testing.cases.resampler_attention import CASES, AttentionCase
 
 SMALL = AttentionCase("small", 2, 8, 2, 16, 20, 8)
@@ -14,7 +15,7 @@ MASKED = AttentionCase("small_masked", 2, 8, 2, 16, 20, 8, lengths=(20, 5), keep
 
 
 def rows(case: AttentionCase, backend: str, dtype: str = "float32") -> list[dict]:
-    return list(bench.rows(case, dtype, [backend], "cpu", list(bench.DIRECTIONS), repeats=2))
+    return list(bench.BENCH.rows(case, dtype, [backend], "cpu", DIRECTIONS, repeats=2))
 
 
 @pytest.mark.parametrize("backend", ["reference", "sdpa flash", "sdpa math", "einsum", "compile sdpa"])
@@ -23,7 +24,7 @@ def test_peers_that_run_on_a_cpu_agree_with_float64_and_have_times(backend: str)
         assert row["error"] < 1e-5 and row["p20_ms"] <= row["median_ms"] <= row["p80_ms"], row
         assert row["tflops"] > 0 and row["gbytes_per_s"] > 0 and row["repeats"] == 2
         assert f"--backend '{backend}'" in row["command"]
-        assert f"{row['median_ms']:.4f}" in bench.describe(row)
+        assert f"{row['median_ms']:.4f}" in describe(row)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_peers_that_run_on_a_cpu_agree_with_float64_and_have_times(backend: str)
 def test_peers_that_cannot_run_are_rows_with_a_reason(case: AttentionCase, backend: str, reason: str) -> None:
     for row in rows(case, backend):
         assert reason in row["reason"] and "median_ms" not in row
-        assert reason in bench.describe(row)
+        assert reason in describe(row)
 
 
 def test_a_wrong_result_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,4 +62,4 @@ def test_counted_work_is_that_of_the_floors() -> None:
 
 def test_every_peer_is_named_once_and_dtypes_are_torchs() -> None:
     assert {"cuda", "triton", "reference"} < set(PEERS)
-    assert all(getattr(torch, name) is dtype for name, dtype in bench.DTYPES.items())
+    assert all(getattr(torch, name) is dtype for name, dtype in DTYPES.items())
