@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.faults import ROOT, Fault, Workshop
+from tests.sim.faults import ROOT, Compiler, Fault, Workshop
 
 HERE = Path(__file__).parent
 KERNELS = sorted(path.stem.removeprefix("faults_") for path in HERE.glob("faults_*.py"))
@@ -20,26 +20,30 @@ EVERY = int(os.environ.get("BLIP3V_FAULTS_EVERY", "1"))
 """Every how many-th fault is tried."""
 
 
-def workshop(op: str, direction: str, sources: list[str], folder: Path) -> Workshop:
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
+    return Compiler(tmp_path_factory.mktemp("simulator"))
+
+
+def workshop(compiler: Compiler, op: str, direction: str, sources: list[str], folder: Path) -> Workshop:
     """A kernel behind its real binding; that of resampler_attention is called without, to compile less."""
     if op == "resampler_attention":
         probe = [str(HERE / f"probe_{op}.py"), direction]
-        return Workshop(folder, sources, HERE / f"faulty_{op}.cpp", probe, [f"-D{direction.upper()}"])
-    csrc = ROOT / "csrc"
-    others = [path for path in (csrc / op).glob("*.cu") if path.stem != direction]
-    once = [csrc / op / "bind.cpp", HERE / "faulty_op.cpp"]
-    once += [csrc / "sim/bind.cpp", csrc / "common/tensor.cpp", csrc / "common/bind_tensor.cpp"]
+        flags = [f"-D{direction.upper()}"]
+        return Workshop(compiler, folder, sources, HERE / f"faulty_{op}.cpp", probe, flags)
+    csrc = ROOT / "csrc" / op
+    others = [path for path in csrc.glob("*.cu") if path.stem != direction]
     probe = [str(HERE / "probe.py"), op, direction]
-    return Workshop(folder, sources, csrc / op / f"{direction}.cu", probe, [f"-DOP={op}"], once, others)
+    once = (csrc / "bind.cpp", HERE / "faulty_op.cpp")
+    return Workshop(compiler, folder, sources, csrc / f"{direction}.cu", probe, [f"-DOP={op}"], once, others)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_the_simulator_catches_seeded_faults(kernel, tmp_path, capsys):
+def test_the_simulator_catches_seeded_faults(kernel, compiler, tmp_path, capsys):
     op, direction = kernel.rsplit("_", 1)
     listed = importlib.import_module(f"tests.ops.faults_{kernel}")
-    bench = workshop(op, direction, listed.SOURCES, tmp_path)
-    bench.prepare()
+    bench = workshop(compiler, op, direction, listed.SOURCES, tmp_path)
     healthy = bench.judge(Fault("none"))
     assert not healthy.caught, healthy.how
     outcomes = bench.judge_all(listed.FAULTS[::EVERY])

@@ -50,8 +50,47 @@ class Outcome:
     how: str
 
 
+class Compiler:
+    """The C++ compiler as csrc/sim/CMakeLists.txt calls it, with what all kernels share.
+
+    `folder` receives the simulator itself, its binding, and the headers of CuTe precompiled.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        simulator = _setup().find_simulator(os.environ)
+        cuda, cutlass = simulator.cuda_include, simulator.cutlass
+        self.flags = ["-std=c++17", "-O1", "-fPIC", "-march=x86-64-v3", "-fno-strict-aliasing", "-Wno-psabi"]
+        self.flags += ["-ftrivial-auto-var-init=pattern", "-fpermissive", "-w", "-DBLIP3V_SIM"]
+        self.flags += ["-DCUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED", f"-I{ROOT / 'csrc/sim/overlay'}"]
+        self.after = [f"-I{ROOT / 'csrc'}"]
+        system = [cuda, cuda / "cccl", cutlass / "include", cutlass / "tools" / "util" / "include"]
+        for path in (*system, sysconfig.get_path("include"), _pybind11()):
+            self.after += ["-isystem", str(path)]
+        machine = (path for path in (ROOT / "csrc/sim").glob("*.cpp") if path.name != "bindings.cpp")
+        for source in (*machine, ROOT / "csrc/common/tensor.cpp", ROOT / "csrc/common/bind_tensor.cpp"):
+            self.object(source, folder)
+        header = folder / "precompiled.h"
+        names = (f'"{ROOT}/csrc/sim/prelude.h"', "<cutlass/arch/barrier.h>", "<cute/tensor.hpp>")
+        header.write_text("".join(f"#include {name}\n" for name in names))
+        self.run(["-x", "c++-header", str(header), "-o", f"{header}.gch"])
+        self.kernel = ["-include", str(header)]
+
+    def object(self, source: Path, folder: Path, options: Sequence[str] = ()) -> None:
+        """Compiles into an object file of `folder`."""
+        output = folder / f"{source.parent.name}_{source.name}.o"
+        self.run([*options, "-O2", "-c", "-x", "c++", str(source), "-o", str(output)])
+
+    def run(self, arguments: Sequence[str]) -> None:
+        """A fault's folder comes before csrc/, so that its own copy of the source is found first."""
+        first = [option for option in arguments if option.startswith("-I")]
+        program = sysconfig.get_config_var("CXX") or "g++"
+        command = [program.split()[0], *self.flags, *first, *self.after, *arguments]
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=self.folder)
+
+
 class Workshop:
-    """Compiles kernels for the simulator, with and without faults, in a folder of its own.
+    """Compiles one kernel for the simulator, with and without faults, in a folder of its own.
 
     Args:
         sources: the files of csrc/ that may hold a fault.
@@ -65,50 +104,24 @@ class Workshop:
 
     def __init__(
         self,
+        compiler: Compiler,
         folder: Path,
         sources: Sequence[str],
         runner: Path,
         probe: Sequence[str],
-        flags: Iterable[str] = (),
-        once: Sequence[Path] = (),
-        kernels_once: Sequence[Path] = (),
+        flags: Sequence[str] = (),
+        once: Iterable[Path] = (),
+        kernels_once: Iterable[Path] = (),
     ) -> None:
-        self.folder, self.runner, self.probe = folder, runner, probe
-        self.once, self.kernels_once = once, kernels_once
+        self.compiler, self.folder, self.runner, self.probe = compiler, folder, runner, probe
+        self.flags = flags
         self.sources = {source: (ROOT / "csrc" / source).read_text() for source in sources}
-        simulator = _setup().find_simulator(os.environ)
-        cuda, cutlass = simulator.cuda_include, simulator.cutlass
-        system = [cuda, cuda / "cccl", cutlass / "include", cutlass / "tools" / "util" / "include"]
-        # As in csrc/sim/CMakeLists.txt.
-        self.flags = ["-std=c++17", "-O1", "-fPIC", "-march=x86-64-v3", "-fno-strict-aliasing", "-Wno-psabi"]
-        self.flags += ["-ftrivial-auto-var-init=pattern", "-DBLIP3V_SIM"]
-        self.flags += ["-DCUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED", f"-I{ROOT / 'csrc/sim/overlay'}"]
-        self.flags += flags
-        self.after = [f"-I{ROOT / 'csrc'}"]
-        for path in system:
-            self.after += ["-isystem", str(path)]
-        for path in (sysconfig.get_path("include"), _pybind11()):
-            self.after += ["-isystem", path]
-
-    def prepare(self) -> None:
-        """The simulator itself, and the headers of CuTe precompiled."""
-        sources = sorted(
-            path
-            for path in (ROOT / "csrc/sim").glob("*.cpp")
-            if path.name not in ("bindings.cpp", "bind.cpp")
-        )
-        for source in [*sources, *self.once]:
-            self._compile(["-O2", "-c", str(source), "-o", self._object(source)], precompiled=False)
-        header = self.folder / "precompiled.h"
-        names = (f'"{ROOT}/csrc/sim/prelude.h"', "<cutlass/arch/barrier.h>", "<cute/tensor.hpp>")
-        header.write_text("".join(f"#include {name}\n" for name in names))
-        self._compile(["-x", "c++-header", str(header), "-o", f"{header}.gch"], precompiled=False)
-        for source in self.kernels_once:
-            self._compile(["-c", "-x", "c++", str(source), "-o", self._object(source)], precompiled=True)
-        self.machine = sorted(map(str, self.folder.glob("*.o")))
-
-    def _object(self, source: Path) -> str:
-        return str(self.folder / f"{source.parent.name}_{source.name}.o")
+        for source in once:
+            compiler.object(source, folder, flags)
+        for source in kernels_once:
+            compiler.object(source, folder, [*compiler.kernel, *flags])
+        folders = (folder, compiler.folder)
+        self.objects = [str(path) for place in folders for path in sorted(place.glob("*.o"))]
 
     def judge(self, fault: Fault) -> Outcome:
         """Compiles and probes one fault."""
@@ -119,10 +132,8 @@ class Workshop:
             changed.write_text(text)
         library = own / "kernel.so"
         try:
-            kernel = ["-x", "c++", str(self.runner), "-x", "none"]
-            self._compile(
-                [f"-I{own}", "-shared", *kernel, *self.machine, "-o", str(library)], precompiled=True
-            )
+            kernel = [*self.compiler.kernel, *self.flags, "-x", "c++", str(self.runner), "-x", "none"]
+            self.compiler.run([f"-I{own}", "-shared", *kernel, *self.objects, "-o", str(library)])
         except subprocess.CalledProcessError as error:
             lines = [line for line in error.stderr.splitlines() if "error" in line]
             # From the word on: the path before it says where this machine keeps its headers.
@@ -147,15 +158,6 @@ class Workshop:
         """One compiler and one probe per core."""
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             return list(pool.map(self.judge, faults))
-
-    def _compile(self, arguments: list[str], precompiled: bool) -> None:
-        """A kernel's folder comes before csrc/, so that its own copy of the source is found first."""
-        first = [option for option in arguments if option.startswith("-I")]
-        rest = [option for option in arguments if not option.startswith("-I")]
-        header = ["-include", str(self.folder / "precompiled.h")] if precompiled else []
-        compiler = sysconfig.get_config_var("CXX") or "g++"
-        command = [compiler.split()[0], *header, *self.flags, *first, *self.after, *rest]
-        subprocess.run(command, check=True, capture_output=True, text=True, cwd=self.folder)
 
 
 def _pybind11() -> str:
