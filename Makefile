@@ -31,7 +31,7 @@ smollm: $(STAMPS)/test
 # asks for, or from CUTLASS_PATH.
 faults: $(STAMPS)/test
 	test -n "$(CUTLASS_PATH)" || $(PIP) --no-deps nvidia-cutlass==4.2.0.0
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
 
 # On a GPU: every case of every kernel under compute-sanitizer, without the allocator that hides overruns.
 sanitize: $(STAMPS)/test

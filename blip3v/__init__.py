@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from blip3v.inference.streaming import StreamingVideoEncoder
     from blip3v.models.configuration import Blip3VideoConfig, blip3_video_4b, blip3_video_tiny
     from blip3v.models.modeling import Blip3VideoForConditionalGeneration
     from blip3v.models.processing import Blip3VideoProcessor
@@ -19,6 +20,7 @@ _HOME_OF = {
     "Blip3VideoConfig": "blip3v.models.configuration",
     "Blip3VideoForConditionalGeneration": "blip3v.models.modeling",
     "Blip3VideoProcessor": "blip3v.models.processing",
+    "StreamingVideoEncoder": "blip3v.inference.streaming",
     "blip3_video_4b": "blip3v.models.configuration",
     "blip3_video_tiny": "blip3v.models.configuration",
 }
@@ -27,6 +29,7 @@ __all__ = [
     "Blip3VideoConfig",
     "Blip3VideoForConditionalGeneration",
     "Blip3VideoProcessor",
+    "StreamingVideoEncoder",
     "__version__",
     "blip3_video_4b",
     "blip3_video_tiny",

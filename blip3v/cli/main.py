@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "train a small model on made clips, then answer questions about held-out ones",
     "train": "train with a named recipe",
     "generate": "answer a question about a video",
+    "stream": "answer questions about a video while it runs: a file, a camera, a pipe",
     "doctor": "say what this machine can run, and why not",
 }
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130

@@ -125,7 +125,7 @@ def answer_batch(
     """
     if len(videos) != len(questions):
         raise UserError(f"{len(questions)} questions for {len(videos)} videos; give one video per question")
-    inputs, settings = _prepare(model, processor, videos, questions, **sampling)
+    inputs, settings = prepare(model, processor, videos, questions, **sampling)
     ids = model.generate(**inputs, **settings)
     texts = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
@@ -143,7 +143,7 @@ def stream_answer(
     Joined and stripped, the pieces are what `answer` returns. Arguments and errors as there; the model runs
     in a thread, whose errors are raised here, and which stops at the next token when the iterator is closed.
     """
-    inputs, settings = _prepare(model, processor, [video], [question], **sampling)
+    inputs, settings = prepare(model, processor, [video], [question], **sampling)
     return _stream(model, processor, inputs | settings)
 
 
@@ -182,7 +182,7 @@ class _Closed(StoppingCriteria):
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
 
-def _prepare(
+def prepare(
     model: Blip3VideoForConditionalGeneration,
     processor: Blip3VideoProcessor,
     videos: Sequence[Any],

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blip3v.errors import UserError
+from blip3v.ops.registry import AUTO, wished
+
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None, implementation: str = "sdpa"
@@ -32,6 +35,26 @@ def feed_forward(dim: int, mult: int) -> nn.Sequential:
         nn.GELU(),
         nn.Linear(mult * dim, dim, bias=False),
     )
+
+
+def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether its weights say all a module does: no adapter in its place, no offloading or user's hook."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, getattr(module, "_hf_hook", None))
+    return type(module) in kinds and not any(hooks)
+
+
+def refuse_named_kernel(op: str, device: torch.device) -> None:
+    """For modules that run `op` themselves, because adapters and hooks are heard by modules only.
+
+    Raises:
+        UserError: a backend of `op` other than `reference` was asked for by name.
+    """
+    name = wished(op, None, str(device))
+    if name not in ("reference", AUTO):
+        raise UserError(
+            f"{op}: backend {name} was asked for, but layers with adapters or hooks run on the reference "
+            "only: merge the adapters or remove the hooks"
+        )
 
 
 class SelfAttention(nn.Module):

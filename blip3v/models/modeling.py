@@ -118,7 +118,7 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             video_features = encode_frames(self.vision_encoder, pixel_values_videos.to(self.dtype))
         if video_features is not None:
             video_tokens = self.vision_tokenizer(video_features)
-            inputs_embeds = self._splice(input_ids, inputs_embeds, video_tokens)
+            inputs_embeds = self.splice(input_ids, inputs_embeds, video_tokens)
 
         outputs = self.lang_model(
             inputs_embeds,
@@ -154,7 +154,7 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs.pop("video_features", None)
         return inputs
 
-    def _splice(self, input_ids: Tensor | None, inputs_embeds: Tensor, video_tokens: Tensor) -> Tensor:
+    def splice(self, input_ids: Tensor | None, inputs_embeds: Tensor, video_tokens: Tensor) -> Tensor:
         """Put video_tokens [n,M,dim] on the `<image>` places of inputs_embeds [B,L,dim], in order."""
         if input_ids is None:
             raise ValueError("videos need input_ids: the places of their tokens are read from them")

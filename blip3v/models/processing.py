@@ -151,9 +151,9 @@ class Blip3VideoProcessor(ProcessorMixin):
             raise UserError("nothing to process; give a text, videos or both")
         data: dict[str, Any] = {}
         if text is not None:
-            rows = self._ids([text] if isinstance(text, str) else text)
-            rows = self._expand(rows, [len(clip) for clip in clips])
-            data |= self._pad_left(rows, padding, max_length, must_be_even=return_tensors is not None)
+            rows = self.encode_prompts([text] if isinstance(text, str) else text)
+            rows = self.expand_video_tokens(rows, [len(clip) for clip in clips])
+            data |= self.pad_left(rows, padding, max_length, must_be_even=return_tensors is not None)
         if clips:
             data[PIXELS] = _stack(clips)
         return BatchFeature(data, tensor_type=return_tensors)
@@ -183,8 +183,8 @@ class Blip3VideoProcessor(ProcessorMixin):
             UserError: max_length would cut a video, or leave no token to learn from.
         """
         segments = render(turns, num_videos, self.system_prompt)
-        pieces = self._ids([segment.text for segment in segments], with_bos=False)
-        pieces = self._expand(pieces, [frames or self.num_frames] * num_videos)
+        pieces = self.encode_prompts([segment.text for segment in segments], with_bos=False)
+        pieces = self.expand_video_tokens(pieces, [frames or self.num_frames] * num_videos)
         ids, labels = [self.tokenizer.bos_token_id], [IGNORE]
         for segment, piece in zip(segments, pieces, strict=True):
             ids += piece
@@ -234,14 +234,15 @@ class Blip3VideoProcessor(ProcessorMixin):
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         return batch | {key: _concatenate(parts) for key, parts in videos.items()}
 
-    def _ids(self, texts: Sequence[str], with_bos: bool = True) -> list[list[int]]:
+    def encode_prompts(self, texts: Sequence[str], with_bos: bool = True) -> list[list[int]]:
+        """Token ids of each text, each with one BOS before it."""
         # Whether a tokenizer adds <s> by itself differs between versions of Phi-3's files, so it is never
         # asked to.
         bos = self.tokenizer.bos_token_id
         rows = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return [[bos, *row] if with_bos and row[:1] != [bos] else row for row in rows]
 
-    def _expand(self, rows: Sequence[Sequence[int]], frames: Sequence[int]) -> list[list[int]]:
+    def expand_video_tokens(self, rows: Sequence[Sequence[int]], frames: Sequence[int]) -> list[list[int]]:
         """Replace the i-th `<image>` id over all rows by the tokens of a video of frames[i] frames."""
         marks = sum(list(row).count(self.image_token_id) for row in rows)
         if marks != len(frames):
@@ -258,9 +259,10 @@ class Blip3VideoProcessor(ProcessorMixin):
             for row in rows
         ]
 
-    def _pad_left(
+    def pad_left(
         self, rows: list[list[int]], padding: bool | str, max_length: int | None, must_be_even: bool
     ) -> dict[str, list[list[int]]]:
+        """input_ids and attention_mask of rows that end together, as generation wants them."""
         longest = max((len(row) for row in rows), default=0)
         if max_length is not None and longest > max_length:
             raise UserError(

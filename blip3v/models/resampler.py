@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blip3v.models.blocks import attend, feed_forward
+from blip3v.models.blocks import attend, feed_forward, is_plain
 from blip3v.ops.resampler_attention import resampler_attention
 
 
@@ -50,7 +50,7 @@ class PerceiverAttention(nn.Module):
     @property
     def is_plain(self) -> bool:
         """Whether the media projection is nothing but its weights: no adapter, no offloading, no hook."""
-        return _is_plain(self.norm_media, nn.LayerNorm) and _is_plain(self.to_kv, nn.Linear)
+        return is_plain(self.norm_media, nn.LayerNorm) and is_plain(self.to_kv, nn.Linear)
 
     def folded_projection(self) -> tuple[Tensor, Tensor]:
         """Weight [2*inner,dim] and bias [2*inner] that make LN(x) Wkv of x_hat, x normalised without affine.
@@ -71,12 +71,6 @@ def _eager(
     k, v = torch.cat((k_media, k_latents), 1), torch.cat((v_media, v_latents), 1)
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
     return attend(q, k, v, keep, "eager").transpose(1, 2)
-
-
-def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether its weights say all a module does: no adapter in its place, no offloading or user's hook."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, getattr(module, "_hf_hook", None))
-    return type(module) is kind and not any(hooks)
 
 
 class ResamplerLayer(nn.ModuleList):

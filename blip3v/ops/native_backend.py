@@ -1,13 +1,15 @@
 """The backends `cuda` and `simulator` of an op, from what the op says once of its compiled kernels.
 
 An op's module `compiled` holds `accepts(module, *arguments) -> Answer`, `forward(module, stream, *arguments)`
-and `backward(module, stream, *arguments)`. `module` is `blip3v._C` or `blip3v._sim`, which have the same
-functions. The first argument is a tensor, on the device that decides.
+and `backward(module, stream, *arguments)`, and further functions where the op has more. `module` is
+`blip3v._C` or `blip3v._sim`, which have the same functions. The first argument is a tensor, on the device
+that decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -23,11 +25,11 @@ ALIGNMENT = 16
 
 NO_STREAM = 0
 
-Functions = tuple[Callable[..., Answer], Callable[..., Any], Callable[..., Any]]
+Functions = tuple[Callable[..., Any], ...]
 
 
-def on_gpu(compiled: ModuleType) -> Functions:
-    """-> can_run, forward, backward on CUDA tensors, on the current stream."""
+def on_gpu(compiled: ModuleType, *more: str) -> Functions:
+    """-> can_run, forward, backward and those named in `more`, on CUDA tensors, on the current stream."""
 
     def can_run(*arguments: Any) -> Answer:
         device = arguments[0].device
@@ -41,19 +43,15 @@ def on_gpu(compiled: ModuleType) -> Functions:
             return Answer(False, reason)
         return _accepts(compiled, native.load(), arguments)
 
-    def run(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    def run(function: Callable[..., Any], *arguments: Any) -> Any:
         with torch.cuda.device(arguments[0].device):
             return function(native.load(), torch.cuda.current_stream().cuda_stream, *arguments)
 
-    return (
-        can_run,
-        lambda *arguments: run(compiled.forward, arguments),
-        lambda *arguments: run(compiled.backward, arguments),
-    )
+    return can_run, *(partial(run, getattr(compiled, name)) for name in ("forward", "backward", *more))
 
 
-def in_simulator(compiled: ModuleType) -> Functions:
-    """-> can_run, forward, backward on CPU tensors in the simulator (csrc/sim)."""
+def in_simulator(compiled: ModuleType, *more: str) -> Functions:
+    """-> can_run, forward, backward and those named in `more`, on CPU tensors in the simulator (csrc/sim)."""
 
     def can_run(*arguments: Any) -> Answer:
         device = arguments[0].device
@@ -65,11 +63,10 @@ def in_simulator(compiled: ModuleType) -> Functions:
             return Answer(False, str(error))
         return _accepts(compiled, module, arguments)
 
-    return (
-        can_run,
-        lambda *arguments: compiled.forward(native.load_simulator(), NO_STREAM, *arguments),
-        lambda *arguments: compiled.backward(native.load_simulator(), NO_STREAM, *arguments),
-    )
+    def run(function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(native.load_simulator(), NO_STREAM, *arguments)
+
+    return can_run, *(partial(run, getattr(compiled, name)) for name in ("forward", "backward", *more))
 
 
 def _accepts(compiled: ModuleType, module: ModuleType, arguments: tuple[Any, ...]) -> Answer:

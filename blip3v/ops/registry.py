@@ -66,17 +66,35 @@ class Backend:
         return kind in self.verified_on or EVERYWHERE in self.verified_on
 
 
-_RESAMPLER_ATTENTION = "blip3v.ops.resampler_attention"
+VERIFIED_ON: dict[tuple[str, str], Mapping[str, str]] = {}
+"""(op, backend) -> its `verified_on`, for what has run on a GPU."""
+
+
+def _backends(op: str) -> tuple[Backend, ...]:
+    """The backends that every op has, fastest first; the simulator is for tests, only ever by name."""
+    verified = {(op, "reference"): {EVERYWHERE: "the formula itself"}} | VERIFIED_ON
+    return tuple(
+        Backend(name, f"blip3v.ops.{op}.{name}", verified.get((op, name), {}))
+        for name in ("cuda", "triton", "reference", "simulator")
+    )
+
 
 OPS: dict[str, tuple[Backend, ...]] = {
-    # Fastest first.
-    "resampler_attention": (
-        Backend("cuda", f"{_RESAMPLER_ATTENTION}.cuda"),
-        Backend("triton", f"{_RESAMPLER_ATTENTION}.triton"),
-        Backend("reference", f"{_RESAMPLER_ATTENTION}.reference", {EVERYWHERE: "the formula itself"}),
-        Backend("simulator", f"{_RESAMPLER_ATTENTION}.simulator"),  # for tests: only ever by name
-    ),
+    op: _backends(op)
+    for op in (
+        "resampler_attention",
+        "token_learner",
+        "grouped_attention",
+        "feed_forward",
+        "ttm_read",
+        "ttm_write",
+        "grouped_ttm",
+    )
 }
+
+
+COMPOSED = frozenset({"grouped_ttm"})
+"""Ops that are made of other ops and have no kernels of their own."""
 
 
 def kind_of_device(device: torch.device | str) -> str:
@@ -187,6 +205,11 @@ def _parse(text: str) -> Mapping[str, str]:
             raise UserError(f"{VARIABLE}={text}: {error}") from None
         forced[op] = name
     return forced
+
+
+def wished_of_one(op: str) -> str | None:
+    """What `use_backend` or the environment ask of this op alone; None where they say nothing of it."""
+    return (_forced.get() or {}).get(op) or _parse(os.environ.get(VARIABLE, "")).get(op)
 
 
 def _check(name: str, op: str | None) -> None:

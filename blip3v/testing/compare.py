@@ -9,15 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-UNIT = {
-    torch.bfloat16: 2.0**-8,
-    torch.float16: 2.0**-11,
-    # Not the roundoff of float32, 2^-24, but what sums of a thousand terms, exponentials and another order of
-    # summation make of it.
-    torch.float32: 2.0**-18,
-    torch.float64: 2.0**-44,
-}
-"""Relative error that one rounded term may carry, by type."""
+from blip3v.rounding import UNIT
 
 TYPICAL = 0.5
 """Errors of many roundings cancel: their norm stays below this part of the norm of the bounds."""

@@ -11,6 +11,11 @@ namespace blip3v {
 void register_simulator(py::module_& m);
 void register_tensor(py::module_& m);
 void register_resampler_attention(py::module_& m);
+void register_token_learner(py::module_& m);
+void register_feed_forward(py::module_& m);
+void register_grouped_attention(py::module_& m);
+void register_ttm_read(py::module_& m);
+void register_ttm_write(py::module_& m);
 
 namespace {
 
@@ -43,6 +48,7 @@ void register_selftest(py::module_ m) {
         [](Address x, Address out, int rounds) { ping_pong(at<float>(x), at<float>(out), rounds); });
   m.def("shuffles", [](Address x, Address out) { shuffles(at<std::uint32_t>(x), at<std::uint32_t>(out)); });
   m.def("stmatrix", [](Address x, Address out) { stmatrix(at<std::uint16_t>(x), at<std::uint16_t>(out)); });
+  m.def("ldmatrix", [](Address x, Address out) { ldmatrix(at<std::uint16_t>(x), at<std::uint16_t>(out)); });
   m.def("staged_store",
         [](Address x, Address out, int fence) { staged_store(at<float>(x), at<float>(out), Fence(fence)); });
   m.def("strided_stores", &strided_stores, py::arg("bytes"), py::arg("stride"), py::arg("repeats"));
@@ -61,4 +67,9 @@ PYBIND11_MODULE(_sim, m) {
   register_selftest(m.def_submodule("selftest"));
   register_tensor(m);
   register_resampler_attention(m);
+  register_token_learner(m);
+  register_feed_forward(m);
+  register_grouped_attention(m);
+  register_ttm_read(m);
+  register_ttm_write(m);
 }

@@ -11,6 +11,10 @@ from blip3v.cli import doctor as doctor_module
 from blip3v.cli.doctor import Row, import_row, tool_row
 from blip3v.cli.main import main
 
+OPS = (
+    *("resampler_attention", "token_learner", "feed_forward", "grouped_attention"),
+    *("ttm_read", "ttm_write", "grouped_ttm"),
+)
 ITEMS = [
     "Python",
     "torch",
@@ -19,10 +23,7 @@ ITEMS = [
     "nvcc",
     "blip3v._C",
     "CUDA kernels",
-    "resampler_attention: cuda",
-    "resampler_attention: triton",
-    "resampler_attention: reference",
-    "resampler_attention: simulator",
+    *(f"{op}: {backend}" for op in OPS for backend in ("cuda", "triton", "reference", "simulator")),
     "decoder: decord",
     "decoder: DALI",
     "attention: SDPA",

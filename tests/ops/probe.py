@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from types import ModuleType
@@ -18,7 +19,8 @@ from tests.ops.problem import Problem
 
 
 def load(library: str) -> ModuleType:
-    """`library` under the name by which the package finds it."""
+    """`library` under the name by which the package finds it; of its op it may hold only what is called."""
+    sys.setdlopenflags(os.RTLD_LAZY)
     spec = importlib.util.spec_from_file_location("blip3v._sim", library)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

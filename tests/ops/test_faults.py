@@ -32,7 +32,8 @@ def workshop(compiler: Compiler, op: str, direction: str, sources: list[str], fo
         flags = [f"-D{direction.upper()}"]
         return Workshop(compiler, folder, sources, HERE / f"faulty_{op}.cpp", probe, flags)
     csrc = ROOT / "csrc" / op
-    others = [path for path in csrc.glob("*.cu") if path.stem != direction]
+    # Units of other directions are not linked: the probe binds functions when it calls them.
+    others = csrc.glob(f"{direction}_*.cu")
     probe = [str(HERE / "probe.py"), op, direction]
     once = (csrc / "bind.cpp", HERE / "faulty_op.cpp")
     return Workshop(compiler, folder, sources, csrc / f"{direction}.cu", probe, [f"-DOP={op}"], once, others)

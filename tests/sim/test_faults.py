@@ -47,7 +47,7 @@ REPORTS = {
     "peer that has ended": "shared load in block rank 0, which has ended",
     "cluster wait without arrive": "cluster barrier: wait without arrive",
     "cluster arrive twice": "cluster barrier: a second arrive without a wait between them",
-    "ldmatrix": "not simulated: Trying to use ldmatrix",
+    "ldmatrix transposed": "not simulated: Trying to use ldmatrix",
     "cp.async": "not simulated: Support for cp.async",
     "mma.sync": "not simulated: Attempting to use SM80_16x8x16",
 }

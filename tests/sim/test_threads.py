@@ -52,6 +52,15 @@ def test_stmatrix(sim: ModuleType, schedule: tuple[str, int]) -> None:
     assert simulator.stats()["shared_conflicts"] == 0
 
 
+def test_ldmatrix(sim: ModuleType, schedule: tuple[str, int]) -> None:
+    x = np.random.default_rng(5).integers(0, 2**16, (32, 8)).astype(np.uint16)
+    out = np.zeros_like(x)
+    sim.selftest.ldmatrix(address(x), address(out))
+    assert np.array_equal(out, x)
+    assert simulator.stats()["shared_accesses"] == 2  # one store of 16 bytes, one ldmatrix
+    assert simulator.stats()["shared_conflicts"] == 0
+
+
 @pytest.mark.parametrize(
     "fence, rows_seen", [(EVERY_THREAD, range(64)), (FIRST_THREAD, range(1)), (NO_THREAD, range(0))]
 )

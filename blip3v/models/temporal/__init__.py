@@ -86,6 +86,7 @@ def _grouped_ttm(c: Blip3VideoConfig) -> nn.Module:
         time_stamp=c.time_stamp,
         gain=c.token_learner_gain,
         implementation=attention_of(c),
+        keep=c.ttm_keep,
     )
 
 

@@ -277,10 +277,10 @@ const Fault kFaults[] = {
        cluster_arrive();
      }},
     // what is not simulated
-    {"ldmatrix", 32, 1,
+    {"ldmatrix transposed", 32, 1,
      [](Scene const& s) {
        std::uint32_t d;
-       SM75_U32x1_LDSM_N::copy(*reinterpret_cast<uint128_t const*>(s.s.tile), d);
+       SM75_U16x2_LDSM_T::copy(*reinterpret_cast<uint128_t const*>(s.s.tile), d);
      }},
     {"cp.async", 32, 1,
      [](Scene const& s) {

@@ -32,6 +32,8 @@ void ping_pong(const float* x, float* out, int rounds);
 void shuffles(const std::uint32_t* x, std::uint32_t* out);
 // out[32][8] bf16 = x[32][8] by one stmatrix of four matrices.
 void stmatrix(const std::uint16_t* x, std::uint16_t* out);
+// The same by one ldmatrix.
+void ldmatrix(const std::uint16_t* x, std::uint16_t* out);
 
 enum class Fence { kEveryThread, kFirstThread, kNone };
 // out[64][32] = x by store_shared and a TMA store, with proxy fences as told.

@@ -1,5 +1,5 @@
-// Threads of a block: named barriers, shuffles, stmatrix, proxy fences, and accesses with known bank
-// conflicts.
+// Threads of a block: named barriers, shuffles, stmatrix, ldmatrix, proxy fences, and accesses with known
+// bank conflicts.
 #include <cutlass/arch/barrier.h>
 
 #include <cute/arch/copy_sm90.hpp>
@@ -73,6 +73,21 @@ __global__ void stmatrix_kernel(const std::uint16_t* x, std::uint16_t* out) {
   store_global(reinterpret_cast<uint4*>(out + 8 * lane), load_shared(reinterpret_cast<uint4*>(s.rows[lane])));
 }
 
+__global__ void ldmatrix_kernel(const std::uint16_t* x, std::uint16_t* out) {
+  auto& s = dynamic_shared<StmatrixShared>();
+  int const lane = threadIdx.x;
+  store_shared(reinterpret_cast<uint4*>(s.rows[lane]),
+               load_global(reinterpret_cast<const uint4*>(x + 8 * lane)));
+  __syncwarp();
+  std::uint32_t part[4];
+  cute::SM75_U32x4_LDSM_N::copy(*reinterpret_cast<const cute::uint128_t*>(s.rows[lane]), part[0], part[1],
+                                part[2], part[3]);
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    store_global(reinterpret_cast<std::uint32_t*>(out + (8 * matrix + lane / 4) * 8 + lane % 4 * 2),
+                 part[matrix]);
+  }
+}
+
 using StagedTile = cute::Layout<cute::Shape<cute::_64, cute::_32>, cute::Stride<cute::_32, cute::_1>>;
 
 auto staged_copy(float* out) {
@@ -132,6 +147,10 @@ void shuffles(const std::uint32_t* x, std::uint32_t* out) {
 
 void stmatrix(const std::uint16_t* x, std::uint16_t* out) {
   launch("stmatrix", stmatrix_kernel, {dim3(1), dim3(32), dim3(1), sizeof(StmatrixShared)}, nullptr, x, out);
+}
+
+void ldmatrix(const std::uint16_t* x, std::uint16_t* out) {
+  launch("ldmatrix", ldmatrix_kernel, {dim3(1), dim3(32), dim3(1), sizeof(StmatrixShared)}, nullptr, x, out);
 }
 
 void staged_store(const float* x, float* out, Fence fence) {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from itertools import chain
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from blip3v.errors import UserError
 from blip3v.models.temporal.token_turing_machine import GroupedTokenTuringMachine, TokenTuringMachine
+from blip3v.ops import use_backend
 
 DIM, HEADS = 8, 2
 
@@ -192,3 +195,53 @@ def test_published_names_and_size(tokens):
 def test_the_wrong_number_of_positions_is_refused(normal):
     with pytest.raises(ValueError, match="memory for 3 tokens, got 4"):
         grouped()(normal(1, 2, 4, DIM).float())
+
+
+def bf16_machine(randomised) -> GroupedTokenTuringMachine:
+    machine = GroupedTokenTuringMachine(64, 3, slots=4, tokens=8, depth=2, heads=4, ff_mult=2)
+    return randomised(machine).to(torch.bfloat16)
+
+
+def results(machine: GroupedTokenTuringMachine, x: Tensor, backend: str) -> dict[str, Tensor]:
+    """The output, and the gradients of the input and of everything that is trained."""
+    leaf = x.detach().clone().requires_grad_()
+    machine.zero_grad()
+    with use_backend(backend):
+        out = machine(leaf)
+    out.float().square().sum().backward()
+    gradients = {name: p.grad for name, p in machine.named_parameters() if p.requires_grad}
+    return {
+        name: tensor.float() for name, tensor in {"out": out.detach(), "x": leaf.grad, **gradients}.items()
+    }
+
+
+def test_the_grouped_machine_is_the_same_through_its_op(simulator_module, randomised, normal) -> None:
+    """Kernels in the simulator are as close to float32 as PyTorch's modules are in bfloat16."""
+    machine, x = bf16_machine(randomised), normal(2, 3, 3, 64).to(torch.bfloat16)
+    expected = results(copy.deepcopy(machine).float(), x.float(), "reference")
+    theirs, ours = results(machine, x, "reference"), results(machine, x, "simulator")
+    assert expected.keys() == theirs.keys() == ours.keys()
+    for name, exact in expected.items():
+        their, our = ((found[name] - exact).norm() / exact.norm() for found in (theirs, ours))
+        assert our < 1.5 * their + 0.02, (name, our, their)
+
+
+def test_frames_in_two_calls_are_the_frames_in_one_through_the_op(
+    simulator_module, randomised, normal
+) -> None:
+    machine, x = bf16_machine(randomised), normal(1, 5, 3, 64).to(torch.bfloat16)
+    with use_backend("simulator"), torch.no_grad():
+        first = machine.advance(machine.start(x), x[:, :2])
+        second = machine.advance(first, x[:, 2:], first=2)
+        assert torch.equal(machine.read_out(second), machine(x))
+
+
+def test_a_named_backend_does_not_pass_over_hooks_or_adapters(randomised, normal) -> None:
+    machine, x = bf16_machine(randomised), normal(1, 2, 3, 64).to(torch.bfloat16)
+    seen = []
+    layer = machine.ttm_unit.process_layers[0][0].to_q
+    layer.register_forward_hook(lambda *call: seen.append(call))
+    machine(x)
+    assert len(seen) == 2
+    with use_backend("simulator"), pytest.raises(UserError, match="layers with adapters or hooks"):
+        machine(x)
