@@ -3,12 +3,11 @@
 //
 // With u = yhat gamma2 + beta2 the output of the second LayerNorm, dh [rows,J] gives all of its gradients
 // through Y[j] = sum over rows of dh[j] yhat and C[j] = sum over rows of dh[j]:
-//   dw1[j] = gamma2 Y[j] + beta2 C[j],  dgamma2 = sum over j of w1[j] Y[j],  dbeta2 = sum over j of w1[j]
-//   C[j],
-// and the two sums over channels that its input's gradient needs follow from h:
-//   sum(du gamma2) = sum over j of dh[j] sum(gamma2 w1[j]),  sum(du gamma2 yhat) = sum over j of dh[j] (h[j]
-//   - c[j])
-// with c[j] = sum(beta2 w1[j]).
+//   dw1[j] = gamma2 Y[j] + beta2 C[j],
+//   dgamma2 = sum over j of w1[j] Y[j],  dbeta2 = sum over j of w1[j] C[j],
+// and the two sums over channels that its input's gradient needs follow from h, with c[j] = sum(beta2 w1[j]):
+//   sum(du gamma2) = sum over j of dh[j] sum(gamma2 w1[j]),
+//   sum(du gamma2 yhat) = sum over j of dh[j] (h[j] - c[j]).
 #pragma once
 
 #include "common/device_scope.h"
@@ -76,7 +75,7 @@ CUTE_DEVICE void take_back(const Pack<float>* rows, Own (&x)[kRows]) {
   }
 }
 
-// From attention to the hidden channels: dlogits, dhidden, and what is summed over positions. `slots`: the
+// From attention to the hidden channels: dlogits, dhidden, and what is summed over positions. The
 // gradients of the attention are the last sums of the third round.
 template <class T, int kSlots>
 CUTE_DEVICE void hidden_gradients(Learner<T, kSlots, kSlots> const& learner,

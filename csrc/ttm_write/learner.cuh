@@ -160,7 +160,7 @@ struct Learner {
 
   // Reads the rows, several at a time, and starts the first round of sums.
   CUTE_DEVICE void read(int item) {
-    constexpr int kAtOnce = rows_at_once(sizeof(T));
+    constexpr int kAtOnce = rows_at_once(kSlots, sizeof(T));
     const T* const slots = row_of<T>(in.memory, in.sizes.positions, item, 0);
     const T* const others = row_of<T>(in.processed, in.sizes.positions, item, 0);
     CUTE_NO_UNROLL

@@ -19,15 +19,16 @@ constexpr bool takes_turns(int slots) {
   return slots <= 4;
 }
 
-// Blocks for each multiprocessor, as many as its registers hold at the model's width: a block that has
-// started reads its weights once for all of its positions.
+// Blocks for each multiprocessor. At the model's width its registers hold one of either kind, and narrower
+// rows leave room for more; a block reads its weights once for all of its positions, and in the backward
+// leaves a row of sums, so more of them cost more.
 constexpr int kForwardBlocks = 2;
 constexpr int kBackwardBlocks = 1;
 
-// Rows that a thread asks for before it uses the first: all nine of the model in bf16, as far as registers
-// go.
-constexpr int rows_at_once(int element_bytes) {
-  return element_bytes == 2 ? 9 : 5;
+// Rows that a thread asks for before it uses the first: all nine of the model's four slots in bf16, and else
+// five, for want of registers.
+constexpr int rows_at_once(int slots, int element_bytes) {
+  return slots >= 4 && element_bytes == 2 ? 9 : 5;
 }
 // Rows whose two sums of the second round go through the warp together: half of the model's nine.
 constexpr int kSecondRows = 5;

@@ -3,6 +3,8 @@
 from tests.sim.faults import Fault
 
 SOURCES = ("token_learner/backward.cuh", "token_learner/slopes.cuh", "token_learner/inputs.cuh")
+UNITS = ("forward",)
+"""Other units that the problems call."""
 
 FAULTS = [
     # slopes: waits, releases, bytes.

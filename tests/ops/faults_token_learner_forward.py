@@ -9,6 +9,8 @@ SOURCES = (
     "token_learner/logits.cuh",
     "token_learner/pool.cuh",
 )
+UNITS = ("pool_wide", "backward", "backward_wide")
+"""Other units that the problems call."""
 
 FAULTS = [
     # fold.
@@ -23,10 +25,7 @@ FAULTS = [
     Fault("bias of the second norm dropped", ("w1 * value(w.norm2_bias, d)));", "0.f));")),
     Fault(
         "rows beyond J not zeroed",
-        (
-            "j < sizes.hidden ? value(w.w1, std::int64_t(j)",
-            "true ? value(w.w1, std::int64_t(j % sizes.hidden)",
-        ),
+        ("if (block <= p.hidden_rows) fold", "if (block <= p.call.sizes.hidden) fold"),
     ),
     Fault(
         "rows of w2 beyond k not zeroed",

@@ -111,9 +111,4 @@ FAULTS = [
         "upper channels swapped",
         ("    x[i] = two.x;\n    x[i + 1] = two.y;", "    x[i] = two.y;\n    x[i + 1] = two.x;"),
     ),
-    Fault(
-        "one block too few",
-        ("unsigned const grid = blocks(items, multiprocessors());", "unsigned const grid = 1;"),
-        invisible="blocks go on to further items, so any number of them is right",
-    ),
 ]

@@ -56,7 +56,8 @@ class Guarded:
 def problem(direction: str, case: PoolingCase, splits: int, pool_splits: int, seeds: int) -> Problem:
     """One call, cut into `splits` and `pool_splits`."""
     inputs = case.build(torch.bfloat16)
-    arguments = Arguments(*inputs[:8])
+    # A bias whose mean shows.
+    arguments = Arguments(*inputs[:8])._replace(norm1_bias=inputs.norm1_bias + 0.5)
     truth = exact(arguments, inputs.dout, EPS)
     # The backward kernels are given out as the forward ones would round it.
     out, lse = truth["out"].value.bfloat16(), truth["lse"].value.float()

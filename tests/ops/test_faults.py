@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -25,18 +26,23 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
     return Compiler(tmp_path_factory.mktemp("simulator"))
 
 
-def workshop(compiler: Compiler, op: str, direction: str, sources: list[str], folder: Path) -> Workshop:
+def workshop(compiler: Compiler, op: str, direction: str, listed: ModuleType, folder: Path) -> Workshop:
     """A kernel behind its real binding; that of resampler_attention is called without, to compile less."""
     if op == "resampler_attention":
         probe = [str(HERE / f"probe_{op}.py"), direction]
         flags = [f"-D{direction.upper()}"]
-        return Workshop(compiler, folder, sources, HERE / f"faulty_{op}.cpp", probe, flags)
+        return Workshop(compiler, folder, listed.SOURCES, HERE / f"faulty_{op}.cpp", probe, flags)
     csrc = ROOT / "csrc" / op
-    # Units of other directions are not linked: the probe binds functions when it calls them.
-    others = csrc.glob(f"{direction}_*.cu")
+    # Other units are linked only where the list of faults names them: the probe binds functions when it calls
+    # them.
+    others = [
+        *csrc.glob(f"{direction}_*.cu"),
+        *(csrc / f"{unit}.cu" for unit in getattr(listed, "UNITS", ())),
+    ]
     probe = [str(HERE / "probe.py"), op, direction]
     once = (csrc / "bind.cpp", HERE / "faulty_op.cpp")
-    return Workshop(compiler, folder, sources, csrc / f"{direction}.cu", probe, [f"-DOP={op}"], once, others)
+    unit = csrc / f"{direction}.cu"
+    return Workshop(compiler, folder, listed.SOURCES, unit, probe, [f"-DOP={op}"], once, others)
 
 
 @pytest.mark.faults
@@ -44,7 +50,7 @@ def workshop(compiler: Compiler, op: str, direction: str, sources: list[str], fo
 def test_the_simulator_catches_seeded_faults(kernel, compiler, tmp_path, capsys):
     op, direction = kernel.rsplit("_", 1)
     listed = importlib.import_module(f"tests.ops.faults_{kernel}")
-    bench = workshop(compiler, op, direction, listed.SOURCES, tmp_path)
+    bench = workshop(compiler, op, direction, listed, tmp_path)
     healthy = bench.judge(Fault("none"))
     assert not healthy.caught, healthy.how
     outcomes = bench.judge_all(listed.FAULTS[::EVERY])

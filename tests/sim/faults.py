@@ -69,7 +69,7 @@ class Compiler:
             self.after += ["-isystem", str(path)]
         machine = (path for path in (ROOT / "csrc/sim").glob("*.cpp") if path.name != "bindings.cpp")
         for source in (*machine, ROOT / "csrc/common/tensor.cpp", ROOT / "csrc/common/bind_tensor.cpp"):
-            self.object(source, folder)
+            self.object(source, folder, ["-O2"])
         header = folder / "precompiled.h"
         names = (f'"{ROOT}/csrc/sim/prelude.h"', "<cutlass/arch/barrier.h>", "<cute/tensor.hpp>")
         header.write_text("".join(f"#include {name}\n" for name in names))
@@ -79,7 +79,7 @@ class Compiler:
     def object(self, source: Path, folder: Path, options: Sequence[str] = ()) -> None:
         """Compiles into an object file of `folder`."""
         output = folder / f"{source.parent.name}_{source.name}.o"
-        self.run([*options, "-O2", "-c", "-x", "c++", str(source), "-o", str(output)])
+        self.run([*options, "-c", "-x", "c++", str(source), "-o", str(output)])
 
     def run(self, arguments: Sequence[str]) -> None:
         """A fault's folder comes before csrc/, so that its own copy of the source is found first."""
@@ -117,7 +117,7 @@ class Workshop:
         self.flags = flags
         self.sources = {source: (ROOT / "csrc" / source).read_text() for source in sources}
         for source in once:
-            compiler.object(source, folder, flags)
+            compiler.object(source, folder, ["-O2", *flags])
         for source in kernels_once:
             compiler.object(source, folder, [*compiler.kernel, *flags])
         folders = (folder, compiler.folder)
