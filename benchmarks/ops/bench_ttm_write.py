@@ -19,9 +19,6 @@ from blip3v.testing.cases.ttm_write import CASES, WriteCase
 
 OURS = ("cuda", "triton", "reference", "simulator")
 COMPILED = {"compile default": "default", "compile max-autotune": "max-autotune-no-cudagraphs"}
-TRITON_ROUNDS = 4
-"""token_learner's kernels take the output rounded in their backward."""
-
 OTHERS_ROUND = 16
 """PyTorch's layers round every intermediate, and on a CPU add up the gradients of the norms in bfloat16."""
 
@@ -74,8 +71,6 @@ class Write:
         return torch.compile(write, fullgraph=True, dynamic=False, mode=COMPILED[backend])
 
     def roundings(self, backend: str) -> int:
-        if backend == "triton":
-            return TRITON_ROUNDS
         return OTHERS_ROUND if backend == "reference" or backend in COMPILED else 1
 
     def work(self, direction: str) -> tuple[float, float]:

@@ -126,7 +126,7 @@ def test_kernels_are_as_close_to_float64_as_pytorch(case: RecurrenceCase, backen
     ours, theirs = errors(computed(inputs, backend), exact), errors(computed(inputs, "reference"), exact)
     for index, (our, their, tensor) in enumerate(zip(ours, theirs, exact)):
         # A gradient of a few numbers says little about rounding.
-        limit = 1.5 * their + 2e-3 if tensor.numel() >= 64 else 0.1
+        limit = 2 * their + 5e-3 if tensor.numel() >= 64 else 0.1
         assert our < limit, (index, our, their)
 
 

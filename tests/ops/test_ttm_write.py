@@ -41,9 +41,8 @@ OPERATOR_BACKENDS = ("triton",) if INTERPRETED else ("formula", "simulator")
 """`formula` is the reference behind the custom operator, `reference` PyTorch's layers and autograd."""
 
 CPU_BACKENDS = OPERATOR_BACKENDS if INTERPRETED else ("reference", *OPERATOR_BACKENDS)
-ROUNDINGS = {"reference": 8, "triton": 4}
-"""PyTorch's layers round every intermediate; token_learner's Triton kernels take the output rounded in their
-backward."""
+ROUNDINGS = {"reference": 8}
+"""PyTorch's layers round every intermediate."""
 
 ADDED_UP_NARROW = tuple(f"dnorm{which}_{what}" for which in ("1", "2", "") for what in ("weight", "bias"))
 """PyTorch's LayerNorm on a CPU adds these up in bfloat16: their error says nothing."""

@@ -60,8 +60,12 @@ def backward(dgroup: Tensor, dnormed: Tensor | None, *inputs_and_rest: Any) -> t
         dgroup, *rest_of = ttm_read.backward(dgroup, dnormed, group, arguments.norm_weight, mean, rstd)
         rest = tuple(rest_of)
     learner = learner_of(arguments)
-    made = token_learner.forward(*learner, eps)
-    dtokens, *own = token_learner.backward(dgroup.flatten(0, 1), *learner, *made, eps)
-    dtokens = dtokens.unflatten(0, arguments.memory.shape[:2])
+    # In float32: token_learner's backward starts from its output, and a rounded one costs the gradients of
+    # the parameters, where the parts of so few rows cancel, most of their digits.
+    wide = learner.with_floating(*(tensor.float() for tensor in learner.floating))
+    made = token_learner.forward(*wide, eps)
+    dtokens, *sums = token_learner.backward(dgroup.flatten(0, 1).float(), *wide, *made, eps)
+    dtokens = dtokens.to(learner.x.dtype).unflatten(0, arguments.memory.shape[:2])
     dmemory, dprocessed = (part.clone().contiguous() for part in dtokens.tensor_split([slots], dim=2))
+    own = (gradient.to(like.dtype) for gradient, like in zip(sums, arguments[2:8]) if like is not None)
     return dmemory, dprocessed, *own, *rest
