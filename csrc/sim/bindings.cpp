@@ -1,6 +1,7 @@
 // Table of contents of blip3v._sim: the ops of blip3v._C on CPU tensors, the simulator's settings and
 // counters, and its own test kernels.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "sim/selftest/selftest.h"
 

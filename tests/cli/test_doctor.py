@@ -12,7 +12,7 @@ from blip3v.cli.doctor import Row, import_row, tool_row
 from blip3v.cli.main import main
 
 OPS = (
-    *("resampler_attention", "token_learner", "feed_forward", "grouped_attention"),
+    *("resampler_attention", "token_learner", "grouped_attention", "feed_forward"),
     *("ttm_read", "ttm_write", "grouped_ttm"),
 )
 ITEMS = [

@@ -40,13 +40,15 @@ def run(case: AttentionCase, splits: int):
     """Counters of the forward and of the backward kernel, and what they were given and made."""
     inputs = case.build(torch.bfloat16)
     arguments = Arguments(*inputs[:7])
-    scale, module = case.dim**-0.5, simulator.load()
-    simulator.reset_stats()
-    out, lse = compiled.forward(module, arguments, scale, 0, splits)
-    forward = simulator.stats()
-    simulator.reset_stats()
-    gradients = compiled.backward(module, inputs.dout, arguments, out, lse, scale, 0, splits)
-    return forward, simulator.stats(), inputs, out, lse, gradients
+    scale, module, cpu_stream = case.dim**-0.5, simulator.load(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "SPLITS", splits)
+        simulator.reset_stats()
+        out, lse = compiled.forward(module, cpu_stream, *arguments, scale)
+        forward = simulator.stats()
+        simulator.reset_stats()
+        gradients = compiled.backward(module, cpu_stream, inputs.dout, *arguments, out, lse, scale)
+        return forward, simulator.stats(), inputs, out, lse, gradients
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
