@@ -1,32 +1,34 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, on a machine without network: benchmarks/bare_machine.sh RESULTS [part ...]
 #
-# Parts: build, tests, ops, sanitize; all of them unless some are named. Each writes RESULTS/<part>.log, and RESULTS/<part>.done
-# when it passed: run again, it goes on with what is not done. A part that fails does not stop the others. SECONDS_PER_PART
-# (default 240) bounds each. Needs nvcc, and the headers of CUTLASS in CUTLASS_PATH or the nvidia-cutlass wheel.
+# Parts: build, tests, ops, stages, tokens, train, end_to_end, sanitize; all of them unless some are named. Each writes
+# RESULTS/<part>.log, and RESULTS/<part>.done when it passed: run again, it goes on with what is not done, and a level
+# of `blip3v bench` with the row it was at. A part that fails does not stop the others. SECONDS_PER_PART (default 240)
+# bounds each. Needs nvcc, and the headers of CUTLASS in CUTLASS_PATH or the nvidia-cutlass wheel. What Python lacks is
+# installed from the wheels in WHEELS, if that is set.
 set -u
 cd "$(dirname "$0")/.."
 results=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 python=${PYTHON:-python3}
 limit=${SECONDS_PER_PART:-240}
-export BLIP3V_REQUIRE_GPU=1 PYTHONUNBUFFERED=1
+device=${DEVICE:-cuda}
+export BLIP3V_REQUIRE_GPU=1 PYTHONUNBUFFERED=1 PYTHONPATH=$PWD
 
-build() { # in place: nothing is fetched, nothing installed
+build() { # in place: nothing is fetched
+  if [ -n "${WHEELS:-}" ]; then "$python" -m pip install --no-index --no-deps "$WHEELS"/*.whl; fi
   BLIP3V_CUDA=1 BLIP3V_SIM=0 MAX_JOBS=${MAX_JOBS:-$(nproc)} "$python" setup.py build_ext --inplace
   "$python" -m blip3v.cli.main doctor
 }
 
 tests() { "$python" -m pytest -q -m gpu tests/ops tests/test_build.py; }
 
-ops() {
-  local failed=0 bench
-  for bench in benchmarks/ops/bench_*.py; do
-    bench=$(basename "$bench" .py)
-    "$python" -m "benchmarks.ops.$bench" --json "$results/${bench#bench_}.json" || failed=1
-  done
-  return $failed
-}
+level() { "$python" -m blip3v.cli.main bench "$1" --device "$device" --out "$results" --resume; }
+ops() { level ops; }
+stages() { level stages; }
+tokens() { level tokens; }
+train() { level train; }
+end_to_end() { level end_to_end; }
 
 sanitize() {
   local tool
@@ -36,9 +38,9 @@ sanitize() {
   done
 }
 
-export -f build tests ops sanitize
-export python results
-[ $# -gt 0 ] || set -- build tests ops sanitize
+export -f build tests level ops stages tokens train end_to_end sanitize
+export python results device
+[ $# -gt 0 ] || set -- build tests ops stages tokens train end_to_end sanitize
 for part in "$@"; do
   [ -e "$results/$part.done" ] && { echo "$part: done before"; continue; }
   start=$SECONDS

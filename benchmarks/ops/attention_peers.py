@@ -100,7 +100,7 @@ def flash_attn(inputs: AttentionInputs, scale: float) -> Attend:
     return attend
 
 
-OURS = ("cuda", "triton", "reference")
+OURS = ("cuda", "triton", "reference", "simulator")
 
 PEERS: dict[str, Callable[[AttentionInputs, float], Any]] = {
     **{name: partial(ours, name) for name in OURS},

@@ -1,6 +1,6 @@
-"""feed_forward against its peers: `python -m benchmarks.ops.bench_feed_forward`.
+"""feed_forward against its peers: `blip3v bench ops --op feed_forward`.
 
-What a row says, and when it shows no time: benchmarks/ops/rows.py. The peers are PyTorch's two linear layers,
+What a row says, and when it shows no time: benchmarks/rows.py. The peers are PyTorch's two linear layers,
 eager and compiled; what torch.compile's default mode fuses is everything beside cuBLAS's products, and what
 max-autotune fuses is the epilogues of Triton's products, too.
 """
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.ops.rows import Bench
+from benchmarks.rows import Bench
+from benchmarks.subject import Subject
 from blip3v.ops.feed_forward import Arguments, feed_forward
 from blip3v.ops.feed_forward.exact import Exact, exact
 from blip3v.testing.cases.feed_forward import CASES, LARGE, FeedForwardCase
@@ -28,8 +29,8 @@ def eager(z: Tensor, w1: Tensor, w2: Tensor, residual: Tensor) -> Tensor:
     return residual + F.linear(F.gelu(F.linear(z, w1)), w2)
 
 
-class FeedForward:
-    """A case on a device: the `Subject` of benchmarks/ops/rows.py."""
+class FeedForward(Subject):
+    """A case on a device: what the rows measure."""
 
     def __init__(self, case: FeedForwardCase, dtype: torch.dtype, device: str) -> None:
         self.case = case
@@ -79,10 +80,7 @@ def work(case: FeedForwardCase, direction: str, element: int) -> tuple[float, fl
 BENCH = Bench(
     op="feed_forward",
     cases=CASES,
-    default_cases={"cuda": tuple(case.name for case in LARGE), "cpu": ("model_width", "several_tiles")},
+    presets={"4b": tuple(case.name for case in LARGE), "small": ("model_width", "several_tiles")},
     peers=PEERS,
     build=FeedForward,
 )
-
-if __name__ == "__main__":
-    BENCH.main()

@@ -1,6 +1,6 @@
-"""grouped_attention against its peers: `python -m benchmarks.ops.bench_grouped_attention`.
+"""grouped_attention against its peers: `blip3v bench ops --op grouped_attention`.
 
-What a row says, and when it shows no time: benchmarks/ops/rows.py. The peers are PyTorch's SDPA, sum and
+What a row says, and when it shows no time: benchmarks/rows.py. The peers are PyTorch's SDPA, sum and
 LayerNorm, eager and compiled, and the softmax spelled out, which the compiler can fuse. Under a CUDA graph
 (the graph columns) the gaps between launches are gone: that is the bar at one video.
 """
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.ops.rows import Bench
+from benchmarks.rows import Bench
+from benchmarks.subject import Subject
 from blip3v.ops.grouped_attention import Arguments, grouped_attention
 from blip3v.ops.grouped_attention.exact import Exact, exact
 from blip3v.testing.cases.grouped_attention import CASES, GroupCase
@@ -50,8 +51,8 @@ def work(case: GroupCase, direction: str, element: int) -> tuple[float, float]:
     return 7 * product, 16 * tensor + 2 * statistics + 2 * parameters
 
 
-class Groups:
-    """A case on a device: the `Subject` of benchmarks/ops/rows.py."""
+class Groups(Subject):
+    """A case on a device: what the rows measure."""
 
     def __init__(self, case: GroupCase, dtype: torch.dtype, device: str) -> None:
         self.case = case
@@ -96,13 +97,10 @@ def spelled_out(x: Tensor, qkv: Tensor, norm_weight: Tensor, norm_bias: Tensor) 
 BENCH = Bench(
     op="grouped_attention",
     cases=CASES,
-    default_cases={
-        "cuda": ("one_video", "sixteen_videos", "vanilla_sixteen_videos"),
-        "cpu": ("model", "demo_128"),
+    presets={
+        "4b": ("one_video", "sixteen_videos", "vanilla_sixteen_videos"),
+        "small": ("model", "demo_128"),
     },
     peers=PEERS,
     build=Groups,
 )
-
-if __name__ == "__main__":
-    BENCH.main()

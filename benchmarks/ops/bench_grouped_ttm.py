@@ -1,6 +1,6 @@
-"""grouped_ttm against its peers: `python -m benchmarks.ops.bench_grouped_ttm`.
+"""grouped_ttm against its peers: `blip3v bench ops --op grouped_ttm`.
 
-What a row says, and when it shows no time: benchmarks/ops/rows.py. The peers hold the same weights: PyTorch's
+What a row says, and when it shows no time: benchmarks/rows.py. The peers hold the same weights: PyTorch's
 modules eager and compiled, and the einsum spelling of public repositories. Under a CUDA graph (the graph
 columns) the gaps between launches are gone: that is the bar, not eager.
 """
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.ops.rows import Bench
+from benchmarks.rows import Bench
 from benchmarks.stages.einsum_modules import EinsumTTMUnit
+from benchmarks.subject import Subject
 from blip3v.models.temporal.token_turing_machine import TTMUnit
 from blip3v.ops.grouped_ttm import Weights, grouped_ttm
 from blip3v.testing.cases.grouped_ttm import CASES, LARGE, RecurrenceCase
@@ -27,8 +28,8 @@ BOUND = 0.05
 be off. In float32 it is a thousand times less."""
 
 
-class Recurrence:
-    """A case on a device: the `Subject` of benchmarks/ops/rows.py."""
+class Recurrence(Subject):
+    """A case on a device: what the rows measure."""
 
     def __init__(self, case: RecurrenceCase, dtype: torch.dtype, device: str) -> None:
         self.case, self.dtype, self.device = case, dtype, device
@@ -137,13 +138,10 @@ def work(case: RecurrenceCase, direction: str, element: int) -> tuple[float, flo
 BENCH = Bench(
     op="grouped_ttm",
     cases=CASES,
-    default_cases={
-        "cuda": tuple(case.name for case in LARGE),
-        "cpu": ("small", "one_frame"),
+    presets={
+        "4b": tuple(case.name for case in LARGE),
+        "small": ("small", "one_frame"),
     },
     peers=PEERS,
     build=Recurrence,
 )
-
-if __name__ == "__main__":
-    BENCH.main()

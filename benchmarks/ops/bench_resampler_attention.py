@@ -1,6 +1,6 @@
-"""resampler_attention against its peers: `python -m benchmarks.ops.bench_resampler_attention`.
+"""resampler_attention against its peers: `blip3v bench ops --op resampler_attention`.
 
-What a row says, and when it shows no time: benchmarks/ops/rows.py.
+What a row says, and when it shows no time: benchmarks/rows.py.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.ops.attention_peers import PEERS
-from benchmarks.ops.rows import Bench
+from benchmarks.rows import Bench
+from benchmarks.subject import Subject
 from blip3v.ops.resampler_attention import Arguments
 from blip3v.ops.resampler_attention.exact import exact
 from blip3v.testing.cases.resampler_attention import CASES, AttentionCase
 
-ROUNDINGS = {"cuda": 1, "triton": 1}
+ROUNDINGS = {"cuda": 1, "triton": 1, "simulator": 1}
 OTHERS_ROUND = 8
 """Peers round scores too, and partial sums: at scores of 8, eight times what our kernels may be off."""
 
@@ -33,8 +34,8 @@ def work(case: AttentionCase, direction: str, element: int) -> tuple[float, floa
     return flops, forward + lse if direction == "forward" else forward + backward + 2 * lse
 
 
-class Attention:
-    """A case on a device: the `Subject` of benchmarks/ops/rows.py."""
+class Attention(Subject):
+    """A case on a device: what the rows measure."""
 
     def __init__(self, case: AttentionCase, dtype: torch.dtype, device: str) -> None:
         self.case = case
@@ -57,13 +58,10 @@ class Attention:
 BENCH = Bench(
     op="resampler_attention",
     cases=CASES,
-    default_cases={
-        "cuda": ("one_video", "one_video_hoisted", "sixteen_videos"),
-        "cpu": ("model", "model_masked"),
+    presets={
+        "4b": ("one_video", "one_video_hoisted", "sixteen_videos"),
+        "small": ("model", "model_masked"),
     },
     peers=list(PEERS),
     build=Attention,
 )
-
-if __name__ == "__main__":
-    BENCH.main()

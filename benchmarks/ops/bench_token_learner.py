@@ -1,6 +1,6 @@
-"""token_learner against its peers: `python -m benchmarks.ops.bench_token_learner`.
+"""token_learner against its peers: `blip3v bench ops --op token_learner`.
 
-What a row says, and when it shows no time: benchmarks/ops/rows.py. The peers are PyTorch's layers, eager and
+What a row says, and when it shows no time: benchmarks/rows.py. The peers are PyTorch's layers, eager and
 compiled, and the einsum spelling of public repositories. Under a CUDA graph (the graph columns) the gaps
 between launches are gone: that is the bar at one video, where all of it takes a few microseconds.
 """
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.ops.rows import Bench
+from benchmarks.rows import Bench
+from benchmarks.subject import Subject
 from blip3v.ops.token_learner import Arguments, token_learner
 from blip3v.ops.token_learner.arguments import EPS
 from blip3v.ops.token_learner.exact import exact
@@ -50,8 +51,8 @@ def work(case: PoolingCase, direction: str, element: int) -> tuple[float, float]
     return forward[0] + backward[0], forward[1] + backward[1]
 
 
-class Pooling:
-    """A case on a device: the `Subject` of benchmarks/ops/rows.py."""
+class Pooling(Subject):
+    """A case on a device: what the rows measure."""
 
     def __init__(self, case: PoolingCase, dtype: torch.dtype, device: str) -> None:
         self.case = case
@@ -92,8 +93,8 @@ def einsum(
 BENCH = Bench(
     op="token_learner",
     cases=CASES,
-    default_cases={
-        "cuda": (
+    presets={
+        "4b": (
             "one_video",
             "sixteen_videos",
             "sixty_four_videos",
@@ -101,11 +102,8 @@ BENCH = Bench(
             "sixty_four_frames",
             "grouped_ttm_of_one_video",
         ),
-        "cpu": ("model", "model_masked"),
+        "small": ("model", "model_masked"),
     },
     peers=PEERS,
     build=Pooling,
 )
-
-if __name__ == "__main__":
-    BENCH.main()

@@ -1,6 +1,6 @@
-"""ttm_read against its peers: `python -m benchmarks.ops.bench_ttm_read`.
+"""ttm_read against its peers: `blip3v bench ops --op ttm_read`.
 
-What a row says, and when it shows no time: benchmarks/ops/rows.py. The peers are PyTorch's layers, eager and
+What a row says, and when it shows no time: benchmarks/rows.py. The peers are PyTorch's layers, eager and
 compiled; under a CUDA graph (the graph columns) the gaps between launches are gone, which is the bar at one
 video.
 """
@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.ops.rows import Bench
+from benchmarks.rows import Bench
+from benchmarks.subject import Subject
 from blip3v.ops.ttm_read import Arguments, ttm_read
 from blip3v.ops.ttm_read.exact import exact
 from blip3v.testing.cases.ttm_read import CASES, ReadCase
@@ -36,8 +37,8 @@ def work(case: ReadCase, direction: str, element: int, parameter: int) -> tuple[
     return forward[0] + backward[0], forward[1] + backward[1]
 
 
-class Read:
-    """A case on a device: the `Subject` of benchmarks/ops/rows.py."""
+class Read(Subject):
+    """A case on a device: what the rows measure."""
 
     def __init__(self, case: ReadCase, dtype: torch.dtype, device: str) -> None:
         self.case = case
@@ -68,10 +69,7 @@ class Read:
 BENCH = Bench(
     op="ttm_read",
     cases=CASES,
-    default_cases={"cuda": ("one_video", "sixteen_videos"), "cpu": ("demo", "model")},
+    presets={"4b": ("one_video", "sixteen_videos"), "small": ("demo", "model")},
     peers=(*OURS, *COMPILED),
     build=Read,
 )
-
-if __name__ == "__main__":
-    BENCH.main()

@@ -1,6 +1,6 @@
-"""ttm_write against its peers: `python -m benchmarks.ops.bench_ttm_write`.
+"""ttm_write against its peers: `blip3v bench ops --op ttm_write`.
 
-What a row says, and when it shows no time: benchmarks/ops/rows.py. The peers are PyTorch's layers, eager and
+What a row says, and when it shows no time: benchmarks/rows.py. The peers are PyTorch's layers, eager and
 compiled; under a CUDA graph (the graph columns) the gaps between launches are gone, which is the bar at one
 video.
 """
@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.ops.rows import Bench
+from benchmarks.rows import Bench
+from benchmarks.subject import Subject
 from blip3v.ops.ttm_write import Arguments, ttm_write
 from blip3v.ops.ttm_write.exact import exact
 from blip3v.testing.cases.ttm_write import CASES, WriteCase
@@ -46,8 +47,8 @@ def work(case: WriteCase, direction: str, element: int, parameter: int) -> tuple
     return forward[0] + backward[0], forward[1] + backward[1]
 
 
-class Write:
-    """A case on a device: the `Subject` of benchmarks/ops/rows.py."""
+class Write(Subject):
+    """A case on a device: what the rows measure."""
 
     def __init__(self, case: WriteCase, dtype: torch.dtype, device: str) -> None:
         self.case = case
@@ -81,13 +82,10 @@ class Write:
 BENCH = Bench(
     op="ttm_write",
     cases=CASES,
-    default_cases={
-        "cuda": ("one_video", "sixteen_videos", "sixteen_videos_last_step"),
-        "cpu": ("demo", "model"),
+    presets={
+        "4b": ("one_video", "sixteen_videos", "sixteen_videos_last_step"),
+        "small": ("demo", "model"),
     },
     peers=(*OURS, *COMPILED),
     build=Write,
 )
-
-if __name__ == "__main__":
-    BENCH.main()

@@ -17,6 +17,8 @@ COMMANDS = {
     "train": "train with a named recipe",
     "generate": "answer a question about a video",
     "stream": "answer questions about a video while it runs: a file, a camera, a pipe",
+    "bench": "measure kernels, stages, tokens against latency, training, decoding",
+    "profile": "say where the time of an op, a stage or a training step goes",
     "doctor": "say what this machine can run, and why not",
 }
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130

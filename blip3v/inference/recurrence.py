@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from blip3v.errors import UserError
 from blip3v.models.temporal.pooling import TemporalPool
 from blip3v.models.temporal.token_turing_machine import GroupedTokenTuringMachine, TokenTuringMachine
+from blip3v.ranges import ranged, stage_range
 
 CAN_STREAM = "grouped_ttm, ttm with time_stamp, sum_pool, mean_pool and max_pool"
 
@@ -105,6 +106,7 @@ class TemporalStream:
         self._like: tuple[Any, ...] | None = None
 
     @torch.inference_mode()
+    @ranged(stage_range, "temporal encoder")
     def push(self, x: Tensor) -> None:
         """Frame tokens x [B,T,S,dim]: further frames of B videos.
 
@@ -128,6 +130,7 @@ class TemporalStream:
             self.frames, x = self.frames + count, x[:, count:]
 
     @torch.inference_mode()
+    @ranged(stage_range, "temporal encoder")
     def read_out(self) -> Tensor:
         """Video tokens [B,M,dim] of all frames so far; nothing is forgotten.
 

@@ -15,6 +15,7 @@ from blip3v.inference.recurrence import TemporalStream, recurrence_of
 from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 from blip3v.models.processing import Blip3VideoProcessor
 from blip3v.models.vision import encode_frames
+from blip3v.ranges import stage_range
 from blip3v.video.transforms import frames_to_pixels
 
 
@@ -112,7 +113,9 @@ class StreamingVideoEncoder:
             UserError: no frame yet.
         """
         tokenizer = self.model.vision_tokenizer
-        return tokenizer.projection(tokenizer.norm(self._stream.read_out()))
+        tokens = self._stream.read_out()
+        with stage_range("projection"):
+            return tokenizer.projection(tokenizer.norm(tokens))
 
     def answer(self, question: str, **sampling: Any) -> str:
         """The answer to one question about the frames so far; arguments and errors as in `answer_batch`."""

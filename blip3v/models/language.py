@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import Phi3Model
 
 from blip3v.models.configuration import Blip3VideoConfig
+from blip3v.ranges import ranged, stage_range
 
 
 class LanguageModel(nn.Module):
@@ -34,6 +35,7 @@ class LanguageModel(nn.Module):
         base = self.model.embed_tokens(input_ids.clamp(max=self.base_vocab_size - 1))
         return torch.where(added.unsqueeze(-1) < 0, base, self.additional_embedding(added.clamp(min=0)))
 
+    @ranged(stage_range, "logits")
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., dim] -> [..., base_vocab_size + additional_vocab_size]."""
         return torch.cat(
@@ -42,4 +44,12 @@ class LanguageModel(nn.Module):
 
     def forward(self, inputs_embeds: Tensor, **kwargs: Any) -> Any:
         """inputs_embeds [B,L,dim] -> Phi3Model's output: last_hidden_state [B,L,dim], past_key_values."""
-        return self.model(inputs_embeds=inputs_embeds, **kwargs)
+        with stage_range(_stage(inputs_embeds.shape[1], **kwargs)):
+            return self.model(inputs_embeds=inputs_embeds, **kwargs)
+
+
+def _stage(length: int, use_cache: bool | None = None, past_key_values: Any = None, **kwargs: Any) -> str:
+    """What a profile calls a forward pass over `length` tokens."""
+    if past_key_values is not None and length == 1:
+        return "decode step"
+    return "language model" if use_cache is False and past_key_values is None else "prefill"

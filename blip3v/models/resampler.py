@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from blip3v.models.blocks import attend, feed_forward, is_plain
 from blip3v.ops.resampler_attention import resampler_attention
+from blip3v.ranges import ranged, stage_range
 
 
 class PerceiverAttention(nn.Module):
@@ -29,6 +30,7 @@ class PerceiverAttention(nn.Module):
         self.to_kv = nn.Linear(dim, 2 * inner, bias=False)
         self.to_out = nn.Linear(inner, dim, bias=False)
 
+    @ranged(stage_range, "resampler attention")
     def forward(self, media_kv: Tensor, latents: Tensor, keep: Tensor | None = None) -> Tensor:
         """media_kv [F,S,2*inner], see `project_media`; latents [F,L,dim], keep [F,S] bool -> [F,L,dim]."""
         normed = self.norm_latents(latents)
@@ -124,6 +126,7 @@ class PerceiverResampler(nn.Module):
         """Latents start as N(0, 1)."""
         nn.init.normal_(self.latents)
 
+    @ranged(stage_range, "resampler")
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """x [B,T,S,dim], optional keep [B,T,S] bool (True = a real token) -> [B,T,num_latents,dim].
 

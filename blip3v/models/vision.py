@@ -7,8 +7,10 @@ from transformers import SiglipVisionModel
 
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.temporal import READS_PATCHES, build_resampler, build_temporal_encoder
+from blip3v.ranges import ranged, stage_range
 
 
+@ranged(stage_range, "vision")
 def encode_frames(encoder: SiglipVisionModel, pixels: Tensor) -> Tensor:
     """pixels [B,T,3,H,W] -> the last hidden state after the final LayerNorm, [B,T,S,dim].
 
@@ -38,4 +40,7 @@ class VisionTokenizer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         tokens = features if self.resampler is None else self.resampler(features)
-        return self.projection(self.norm(self.temporal_encoder(tokens)))
+        with stage_range("temporal encoder"):
+            tokens = self.temporal_encoder(tokens)
+        with stage_range("projection"):
+            return self.projection(self.norm(tokens))

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from blip3v import ranges
 from blip3v.errors import UserError
 
 AUTO = "auto"
@@ -41,6 +42,10 @@ class Answer(NamedTuple):
     reason: str = ""
 
 
+COMPUTES = ("forward", "backward", "input_backward")
+"""What a profile shows of a backend's module."""
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to compute an op.
@@ -56,7 +61,10 @@ class Backend:
     verified_on: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> ModuleType:
-        return importlib.import_module(self.module)
+        module = importlib.import_module(self.module)
+        if not ranges.are_enabled():
+            return module
+        return ranges.ranged_module(module, " ".join(self.module.split(".")[-2:]), COMPUTES)
 
     def can_run(self, *arguments: Any) -> Answer:
         answer: Answer = self.load().can_run(*arguments)

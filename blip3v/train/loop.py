@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from blip3v.data.batches import BatchOrder, Place
 from blip3v.errors import UserError
+from blip3v.ranges import ranged, stage_range
 from blip3v.train.checkpoint import Checkpointer
 from blip3v.train.metrics import Metrics
 from blip3v.train.optimizer import build_adamw, frozen, learning_rate
@@ -111,7 +112,9 @@ class Trainer:
             batches = self._batches(step)
             while step < self.total_steps:
                 rate = learning_rate(step, self.total_steps, self.recipe)
-                loss = self._step(model, optimizer, list(islice(batches, self.recipe.accumulation)), rate)
+                with stage_range("data"):
+                    drawn = list(islice(batches, self.recipe.accumulation))
+                loss = self._step(model, optimizer, drawn, rate)
                 step += 1
                 if self.on_step is not None:
                     self.on_step(step, loss)
@@ -130,6 +133,7 @@ class Trainer:
                     raise SystemExit(EXIT_TERMINATED)
             return TrainingResult(step, self.metrics.smoothed_loss or 0.0, self.metrics.seconds)
 
+    @ranged(stage_range, "training step")
     def _step(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch], rate: float
     ) -> Tensor:
@@ -140,17 +144,21 @@ class Trainer:
         device = self.parallel.device
         loss = torch.zeros((), device=device)
         for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
-            batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+            with stage_range("data"):
+                batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
             with self.parallel.accumulate(model, last=index == len(batches) - 1):
-                with torch.autocast(device.type, torch.bfloat16, self.recipe.bf16 and device.type == "cuda"):
+                autocast = self.recipe.bf16 and device.type == "cuda"
+                with stage_range("forward"), torch.autocast(device.type, torch.bfloat16, autocast):
                     mean = model(**batch, use_cache=False).loss
                 # Gradients of several processes are averaged, hence the factor.
                 share = mean * (count / total)
-                (share * self.parallel.world_size).backward()
+                with stage_range("backward"):
+                    (share * self.parallel.world_size).backward()
             loss += share.detach()
         loss = self.parallel.total_loss(loss)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = self.parallel.clip(parameters, self.recipe.clip_norm)
+        with stage_range("clip gradients"):
+            norm = self.parallel.clip(parameters, self.recipe.clip_norm)
         self._unread.append((loss, norm))
         self._unread_samples += sum(len(batch["labels"]) for batch in batches) * self.parallel.world_size
         if device.type == "cpu":
@@ -158,8 +166,9 @@ class Trainer:
             self._read_numbers()
         for group in optimizer.param_groups:
             group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        with stage_range("optimizer"):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return loss
 
     def _read_numbers(self) -> None:

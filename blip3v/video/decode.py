@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from blip3v.errors import UserError
+from blip3v.ranges import ranged, stage_range
 from blip3v.video.sampling import Sampler, uniform_indices
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
@@ -35,6 +36,7 @@ class Video:
     path: str | None
 
 
+@ranged(stage_range, "decode video")
 def read_video(source: Any, num_frames: int, sampler: Sampler = uniform_indices) -> Video:
     """Read `num_frames` frames.
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.ops import bench_feed_forward as bench
-from benchmarks.ops.rows import DIRECTIONS, describe
+from benchmarks.rows import DIRECTIONS, describe
 from blip3v.testing.cases.feed_forward import CASES, FeedForwardCase
 
 SMALL = FeedForwardCase("small", (2, 9), 16, 24)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.ops import bench_grouped_attention as bench
-from benchmarks.ops.rows import DIRECTIONS
+from benchmarks.rows import DIRECTIONS
 from blip3v.testing.cases.grouped_attention import CASES, GroupCase
 
 SMALL = GroupCase("small", 2, 5, 2, 16)

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.ops import bench_resampler_attention as bench
 from benchmarks.ops.attention_peers import PEERS
-from benchmarks.ops.rows import DIRECTIONS, DTYPES, describe
+from benchmarks.rows import DIRECTIONS, DTYPES, describe
 from blip3v.testing.cases.resampler_attention import CASES, AttentionCase
 
 SMALL = AttentionCase("small", 2, 8, 2, 16, 20, 8)
@@ -23,7 +23,7 @@ def test_peers_that_run_on_a_cpu_agree_with_float64_and_have_times(backend: str)
     for row in rows(SMALL, backend):
         assert row["error"] < 1e-5 and row["p20_ms"] <= row["median_ms"] <= row["p80_ms"], row
         assert row["tflops"] > 0 and row["gbytes_per_s"] > 0 and row["repeats"] == 2
-        assert f"--backend '{backend}'" in row["command"]
+        assert f"--peer '{backend}'" in row["command"]
         assert f"{row['median_ms']:.4f}" in describe(row)
 
 

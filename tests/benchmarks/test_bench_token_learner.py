@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.ops import bench_token_learner as bench
-from benchmarks.ops.rows import DIRECTIONS, describe
+from benchmarks.rows import DIRECTIONS, describe
 from blip3v.testing.cases.token_learner import CASES, PoolingCase
 
 SMALL = PoolingCase("small", 2, 20, 4, 16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.ops import bench_ttm_write as bench
-from benchmarks.ops.rows import DIRECTIONS, describe
+from benchmarks.rows import DIRECTIONS, describe
 from blip3v.testing.cases.ttm_write import CASES
 
 

@@ -83,6 +83,8 @@ RAGGED = PoolingCase(
     "ragged", videos=2, tokens=67, made=5, width=136, hidden=72, keep="first_nothing", precise=True
 )
 LONG = PoolingCase("long", videos=2, tokens=330, made=20, width=72, hidden=40, layout="sliced")
+# One block does several tiles of both videos: `inputs` for 64 channels and less is persistent.
+NARROW = PoolingCase("narrow", videos=2, tokens=390, made=20, width=56, hidden=40, layout="sliced")
 DEEP = PoolingCase("deep", tokens=66, made=6, width=584, hidden=136, keep="random")
 
 
@@ -103,5 +105,6 @@ def problems(direction: str) -> list[Problem]:
         problem("backward", SMALL, 1, 1, seeds=20),
         problem("backward", RAGGED, 1, 1, seeds=4),
         problem("backward", LONG, 1, 1, seeds=4),
+        problem("backward", NARROW, 1, 1, seeds=6),
         problem("backward", DEEP, 1, 1, seeds=6),
     ]

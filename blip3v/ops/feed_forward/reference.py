@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blip3v.ops.registry import Answer
+from blip3v.ranges import op_range, ranged
 
 
 def can_run(*arguments: Tensor) -> Answer:
@@ -21,6 +22,7 @@ def can_run(*arguments: Tensor) -> Answer:
     return Answer(True)
 
 
+@ranged(op_range, "feed_forward reference")
 def feed(z: Tensor, w1: Tensor, w2: Tensor, residual: Tensor) -> Tensor:
     """Shapes as in `Arguments` -> out [...,D]."""
     return forward(z, w1, w2, residual)[0]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blip3v.ops.registry import Answer
+from blip3v.ranges import op_range, ranged
 
 
 def can_run(*arguments: Tensor) -> Answer:
@@ -22,6 +23,7 @@ def can_run(*arguments: Tensor) -> Answer:
     return Answer(True)
 
 
+@ranged(op_range, "grouped_attention reference")
 def attend(
     x: Tensor, qkv: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:

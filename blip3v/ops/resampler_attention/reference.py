@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blip3v.ops.registry import Answer
+from blip3v.ranges import op_range, ranged
 
 
 def can_run(*arguments: Tensor | None) -> Answer:
@@ -31,6 +32,7 @@ def visible(k_media: Tensor, k_latents: Tensor, lengths: Tensor | None, keep: Te
     return None if keep is None else F.pad(keep, (0, k_latents.shape[1]), value=True)
 
 
+@ranged(op_range, "resampler_attention reference")
 def attend(
     q: Tensor,
     k_media: Tensor,

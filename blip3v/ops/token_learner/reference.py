@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from blip3v.ops.registry import Answer
 from blip3v.ops.token_learner.arguments import Arguments
+from blip3v.ranges import op_range, ranged
 
 
 def can_run(*arguments: Tensor | None) -> Answer:
@@ -26,6 +27,7 @@ def can_run(*arguments: Tensor | None) -> Answer:
     return Answer(True)
 
 
+@ranged(op_range, "token_learner reference")
 def pool(
     x: Tensor,
     norm1_weight: Tensor,

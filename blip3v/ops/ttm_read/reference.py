@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blip3v.ops.registry import Answer
+from blip3v.ranges import op_range, ranged
 
 
 def can_run(*arguments: Tensor | None) -> Answer:
@@ -30,6 +31,7 @@ def concatenate(memory: Tensor, frame: Tensor, stamp: Tensor | None) -> Tensor:
     return torch.cat([memory, frame.unsqueeze(2)], dim=2)
 
 
+@ranged(op_range, "ttm_read reference")
 def read(
     memory: Tensor, frame: Tensor, stamp: Tensor | None, norm_weight: Tensor, norm_bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from blip3v.ops.token_learner import Arguments as Learner
 from blip3v.ops.token_learner import reference as token_learner
 from blip3v.ops.ttm_read import reference as ttm_read
 from blip3v.ops.ttm_write.arguments import Arguments
+from blip3v.ranges import op_range, ranged
 
 
 def can_run(*arguments: Tensor | None) -> Answer:
@@ -33,6 +34,7 @@ def learner_of(arguments: Arguments) -> Learner:
     return Learner(tokens.flatten(0, 1), *arguments[2:8])
 
 
+@ranged(op_range, "ttm_write reference")
 def write(*inputs_and_eps: Any) -> tuple[Tensor, Tensor] | Tensor:
     """The twelve `Arguments` and eps -> group, normed [B,S,G+1,D], or the new memory [B,S,G,D] without a
     frame."""

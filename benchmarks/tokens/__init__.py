@@ -1,0 +1,1 @@
+"""How many tokens a video needs, and what they cost: latency and memory against the number of tokens."""

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blip3v.profiling.files import written_aside
+
+
+def test_a_file_appears_whole_and_in_a_folder_that_it_makes(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "trace.json.gz"
+    with written_aside(path) as aside:
+        aside.write_text("half")
+        assert not path.exists() and aside.name.endswith("trace.json.gz")
+        aside.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_one_that_breaks_off_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text("old")
+    with pytest.raises(KeyError), written_aside(path) as aside:
+        aside.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
