@@ -73,39 +73,60 @@ def bench_of(op: str) -> Bench:
     return bench
 
 
+COMPILED = ", compiled"
+
+
+def in_turn(peers: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
+    """The peers that run at once, then those that are compiled for minutes; each with its part's suffix."""
+    slow = [peer for peer in peers if "compile" in peer]
+    quick = [peer for peer in peers if peer not in slow]
+    if quick:
+        yield quick, ""
+    if slow:
+        yield slow, COMPILED
+
+
+def compiled_last(found: Sequence[Part]) -> list[Part]:
+    """Where the time is short, every case has at least been measured beside what needs no compiler."""
+    return sorted(found, key=lambda part: part.name.endswith(COMPILED))
+
+
 def _ops(choice: Choice, ceilings: Ceilings | None) -> list[Part]:
     check("--op", choice.op, OPS)
     check("--direction", choice.direction, DIRECTIONS)
     benches = [bench_of(op) for op in choice.op or OPS]
     check("--case", choice.case, (case for bench in benches for case in bench.cases))
     check("--peer", choice.peer, (peer for bench in benches for peer in bench.peers))
+    rest = (choice.device, choice.direction or DIRECTIONS, choice.repeats, ceilings)
     found = []
     for bench in benches:
         peers = [peer for peer in choice.peer if peer in bench.peers] or bench.default_peers(choice.preset)
         for case in [name for name in choice.case if name in bench.cases] or bench.presets[choice.preset]:
             for dtype in choice.dtype or ("bfloat16",):
-                arguments = (bench.cases[case], dtype, peers, choice.device)
-                directions = choice.direction or DIRECTIONS
-                measure = partial(bench.rows, *arguments, directions, choice.repeats, ceilings)
-                found.append(Part(f"{bench.op} {case} {dtype}", measure))
-    return found
+                for chosen, suffix in in_turn(peers):
+                    measure = partial(bench.rows, bench.cases[case], dtype, chosen, *rest)
+                    found.append(Part(f"{bench.op} {case} {dtype}{suffix}", measure))
+    return compiled_last(found)
 
 
 def _stages(choice: Choice, ceilings: Ceilings | None) -> list[Part]:
     from benchmarks.stages.bench_stages import stage_rows
-    from benchmarks.stages.peers import peers_of
+    from benchmarks.stages.peers import default_peers, peers_of
     from benchmarks.stages.stage_modules import DEFAULT, stage_named
 
     names = choice.op or DEFAULT
     check("--peer", choice.peer, (peer for name in names for peer in peers_of(stage_named(name))))
     check("--direction", choice.direction, DIRECTIONS)
     cases = choice.case or [videos_case(choice.preset, videos) for videos in VIDEOS[choice.preset]]
-    chosen = (choice.peer, choice.dtype, choice.direction, choice.repeats, ceilings)
-    return [
-        Part(f"{name} {case}", partial(stage_rows, choice.preset, choice.device, [name], [case], *chosen))
-        for name in names
-        for case in cases
-    ]
+    rest = (choice.dtype, choice.direction, choice.repeats, ceilings)
+    found = []
+    for name in names:
+        peers = choice.peer or default_peers(stage_named(name), choice.device)
+        for case in cases:
+            for chosen, suffix in in_turn(peers):
+                place = (choice.preset, choice.device, [name], [case])
+                found.append(Part(f"{name} {case}{suffix}", partial(stage_rows, *place, chosen, *rest)))
+    return compiled_last(found)
 
 
 def _tokens(choice: Choice, ceilings: Ceilings | None) -> list[Part]:

@@ -73,7 +73,8 @@ class Bench:
 
 def describe(row: dict[str, Any]) -> str:
     """A row as a line, to be printed as soon as it is measured."""
-    head = f"{row['op']:<20}{row['case']:<18}{row['dtype']:<10}{row['direction']:<18}{row['backend']:<24}"
+    widths = {"op": 19, "case": 18, "dtype": 9, "direction": 17, "backend": 22}
+    head = " ".join(f"{row[name]:<{width}}" for name, width in widths.items()) + " "
     if "median_ms" not in row:
         error = f"error {row['error']:.1e}, " if "error" in row else ""
         return f"{head}{error}no time: {row['reason']}"

@@ -34,6 +34,14 @@ def test_nobody_compiles_for_a_cpu_without_being_asked() -> None:
     assert set(bench.default_peers("4b")) == set(bench.peers)
 
 
+@pytest.mark.parametrize("level, op", [("ops", "ttm_read"), ("stages", "token_learner")])
+def test_what_takes_minutes_to_compile_comes_last(level: str, op: str) -> None:
+    peers = ["compile default", "eager reference" if level == "stages" else "reference"]
+    found = parts(choice(level=level, op=[op], preset="4b", peer=peers), None)
+    compiled = [part.name.endswith(", compiled") for part in found]
+    assert compiled == sorted(compiled) and compiled.count(True) == compiled.count(False) > 1
+
+
 @pytest.mark.parametrize("preset", ["small", "4b"])
 @pytest.mark.parametrize("level", list(LEVELS))
 def test_every_level_has_parts_with_names_of_their_own(level: str, preset: str) -> None:

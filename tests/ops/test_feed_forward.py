@@ -1,16 +1,13 @@
 """feed_forward: every backend that runs here, on every case, against float64.
 
-Triton runs on a CPU only in its interpreter, which is a matter of the whole process: the last test starts
-pytest again with TRITON_INTERPRET=1 and runs the tests of this file that name triton.
+Triton runs on a CPU only in its interpreter, which is a matter of the whole process: the last test waits
+for pytest in a process of its own (conftest.py), which runs the tests of this file that name triton.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -367,12 +364,6 @@ def test_rows_that_tma_cannot_read_are_copied(simulator_module: ModuleType) -> N
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
-def test_the_backend_in_tritons_interpreter() -> None:
-    pytest.importorskip("triton", reason="triton is not installed: it comes with a CUDA build of torch")
-    command = [sys.executable, "-m", "pytest", "-q", "-k", "triton and not interpreter", "-m", "not gpu"]
-    command += ["-p", "no:cacheprovider", __file__]
-    env = {**os.environ, "TRITON_INTERPRET": "1"}
-    answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stdout[-5000:] + answer.stderr[-2000:]
-    passed = re.search(r"(\d+) passed", answer.stdout)
-    assert passed and int(passed[1]) >= len(SMALL), answer.stdout[-2000:]
+@pytest.mark.interpreted
+def test_the_backend_in_tritons_interpreter(passed_in_interpreter: int) -> None:
+    assert passed_in_interpreter >= len(SMALL)

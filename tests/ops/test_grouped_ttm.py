@@ -7,10 +7,6 @@ through the whole recurrence.
 from __future__ import annotations
 
 import os
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -219,23 +215,7 @@ def test_an_unknown_way_to_keep_or_backend_is_refused() -> None:
         grouped_ttm(frames, memory, Weights.of(weights), backend="fast", **call)
 
 
-@pytest.fixture
-def interpreter() -> Iterator[dict[str, str]]:
-    pytest.importorskip("triton")
-    yield {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""}
-
-
 @pytest.mark.skipif(INTERPRETED, reason="this process is the interpreter's")
-def test_triton_in_its_interpreter(interpreter: dict[str, str]) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-k",
-        "kernels_are_as_close and triton and cpu",
-        __file__,
-    ]
-    done = subprocess.run(command, env=interpreter, capture_output=True, text=True, check=False)
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert done.returncode == 0 and passed and int(passed[1]) == len(SMALL), done.stdout[-3000:]
+@pytest.mark.interpreted(chosen="kernels_are_as_close and triton and cpu")
+def test_triton_in_its_interpreter(passed_in_interpreter: int) -> None:
+    assert passed_in_interpreter == len(SMALL)
