@@ -35,21 +35,35 @@ def run(choice: Choice, out: Path | None, *, resume: bool, check: Path | None, t
     file = results_file.ResultFile(folder / f"{choice.level}.json", machine, ceilings.as_json(), resume)
     _measure(choice, file, ceilings, console)
 
-    for table in tables.table(file.content):
-        console.print(table)
-    written = [file.path, folder / f"{choice.level}.csv", folder / f"{choice.level}.html"]
-    tables.write_csv(file.content, written[1])
-    page.write_page(file.content, written[2])
-    try:
-        written += plots.write_plots(file.content, folder)
-    except UserError as error:  # no matplotlib: what was measured is worth having without pictures
-        console.print(f"no plots: {error}", markup=False)
-    console.print("written: " + ", ".join(str(path) for path in written), soft_wrap=True)
+    publish(file.content, file.path, console)
     if baseline is None:
         return True
     slower = compare.check(chosen_rows(baseline, choice), file.content, tolerance)
     console.print("\n".join(slower) or f"no row is slower than in {check}", markup=False)
     return not slower
+
+
+def redraw(path: Path) -> None:
+    """Table, CSV, page and plots of a result file once more, wherever it was measured.
+
+    Raises:
+        UserError: it is no result file.
+    """
+    publish(results_file.read(path), path, console_for_tables())
+
+
+def publish(content: dict[str, Any], path: Path, console: Console) -> None:
+    """Print the tables; write CSV, page and plots beside the result file."""
+    for table in tables.table(content):
+        console.print(table)
+    written = [path, path.with_suffix(".csv"), path.with_suffix(".html")]
+    tables.write_csv(content, written[1])
+    page.write_page(content, written[2])
+    try:
+        written += plots.write_plots(content, path.parent)
+    except UserError as error:  # no matplotlib: what was measured is worth having without pictures
+        console.print(f"no plots: {error}", markup=False)
+    console.print("written: " + ", ".join(map(str, written)), markup=False, soft_wrap=True)
 
 
 def chosen_rows(baseline: dict[str, Any], choice: Choice) -> dict[str, Any]:

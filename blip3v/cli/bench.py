@@ -29,6 +29,7 @@ def bench(
     repeats: int = 20,
     out: Path | None = None,
     resume: bool = False,
+    redraw: Path | None = None,
     compare: tuple[Path, Path] | None = None,
     check: Path | None = None,
     tolerance: float = 0.1,
@@ -48,6 +49,7 @@ def bench(
         repeats: timed calls a row.
         out: folder for the results, runs/bench/<device> if not given.
         resume: go on with what an interrupted run left in that folder.
+        redraw: a result file: make its table, CSV, page and plots once more, wherever it was measured.
         compare: two result files: print the ratios of the second to the first, with a noise verdict.
         check: a result file to compare this run with; ends with exit code 1 where a row became slower.
         tolerance: with --check, the slowdown that is allowed: 0.1 is 10%.
@@ -59,6 +61,9 @@ def bench(
 
     if compare is not None:
         run.print_comparison(*compare)
+        return
+    if redraw is not None:
+        run.redraw(redraw)
         return
     if level is None:
         raise UserError("say what to measure: blip3v bench ops, stages, tokens, train, decode or end_to_end")

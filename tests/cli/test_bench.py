@@ -120,6 +120,10 @@ def test_without_matplotlib_the_numbers_are_kept(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert measured(tmp_path)[0] == 0
     assert "no plots" in capsys.readouterr().out and (tmp_path / "ops.html").exists()
+    assert not list(tmp_path.glob("*.svg"))
+    monkeypatch.undo()
+    assert main(["bench", "--redraw", str(tmp_path / "ops.json")]) == 0
+    assert "ttm_read" in capsys.readouterr().out and list(tmp_path.glob("*.svg"))
 
 
 @pytest.mark.parametrize(
