@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from benchmarks.ceilings import Ceilings
 from benchmarks.measure import Calls, measure, reason, version_of
 from benchmarks.precise import Judge, cast_parameters, parameters_in
-from benchmarks.presets import TEXT_TOKENS, VIDEOS, dtype_of, numbers_in, videos_case
+from benchmarks.presets import VIDEOS, dtype_of, numbers_in, videos_case
 from benchmarks.rows import DIRECTIONS, DTYPES
 from benchmarks.stages.peers import PLAIN, Peer, default_peers, peers_of
 from benchmarks.stages.stage_modules import DEFAULT, Stage, stage_named
 from benchmarks.stages.stage_work import stage_work
 from benchmarks.subject import Subject
 from blip3v.models.configuration import Blip3VideoConfig
+from blip3v.profiling.presets import TEXT_TOKENS
 from blip3v.testing.compare import Verdict
 
 SECONDS_PER_ROW = 0.4

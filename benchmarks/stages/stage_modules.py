@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, SiglipVisionModel, StaticCache
 
-from benchmarks.presets import preset_config
 from blip3v.errors import UserError
 from blip3v.models.blocks import SelfAttention
 from blip3v.models.configuration import Blip3VideoConfig
@@ -19,6 +18,7 @@ from blip3v.models.resampler import PerceiverAttention
 from blip3v.models.temporal import READS_PATCHES, build_resampler, build_temporal_encoder
 from blip3v.models.token_count import TEMPORAL_ENCODER_NAMES
 from blip3v.models.vision import encode_frames
+from blip3v.profiling.presets import preset_config
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from transformers import SiglipVisionModel
 from benchmarks.ceilings import Ceilings
 from benchmarks.measure import against_ceilings, clocks, reason, version_of
 from benchmarks.precise import cast_parameters
-from benchmarks.presets import TEXT_TOKENS, dtype_of
+from benchmarks.presets import dtype_of
 from benchmarks.tokens.memory import allocated, extra, memory_of
 from benchmarks.tokens.points import Point, case_of, config_of, points
 from benchmarks.tokens.reader import Reader, Reading
@@ -42,6 +42,7 @@ from benchmarks.tokens.stopwatch import CLOCK, repeated, seconds
 from blip3v.models import cost
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.vision import VisionTokenizer, encode_frames
+from blip3v.profiling.presets import TEXT_TOKENS
 from blip3v.testing.timing import Timing
 
 REPEATS = 10

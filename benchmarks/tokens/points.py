@@ -6,10 +6,10 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.presets import TOKENS, preset_config
 from blip3v.errors import UserError
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.token_count import TEMPORAL_ENCODER_NAMES, video_token_count
+from blip3v.profiling.presets import TOKENS, preset_config
 
 COUNTS = {"small": (16, 32, 128), "4b": (16, 32, 64, 128, 256)}
 """Tokens asked of an encoder that can make any number, by preset: those of the paper's tables."""

@@ -28,13 +28,14 @@ from torch import Tensor
 from benchmarks.ceilings import Ceilings
 from benchmarks.measure import against_ceilings, clocks, reason, version_of
 from benchmarks.precise import Judge, parameters_in
-from benchmarks.presets import TEXT_TOKENS, config_with_tokens, dtype_of, numbers_in
+from benchmarks.presets import config_with_tokens, dtype_of, numbers_in
 from benchmarks.rows import DTYPES
 from benchmarks.stages.stage_modules import set_attention
 from benchmarks.train.steps import run_steps, synthetic_batch
 from blip3v.models.cost import mfu, training_flops
 from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 from blip3v.ops.registry import use_backend
+from blip3v.profiling.presets import TEXT_TOKENS
 from blip3v.testing.compare import Verdict
 from blip3v.testing.timing import Timing
 from blip3v.train.optimizer import frozen, trainable_parameters

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.presets import TEXT_TOKENS
 from blip3v.data.batches import Place
 from blip3v.models.configuration import Blip3VideoConfig
+from blip3v.profiling.presets import TEXT_TOKENS
 from blip3v.testing.timing import Timing
 from blip3v.train.loop import Trainer
 from blip3v.train.metrics import Metrics

@@ -126,7 +126,7 @@ def phi3_mini_4k() -> Phi3Config:
     )
 
 
-def _temporal_fields(
+def temporal_fields(
     temporal: str, tokens: int | None, num_latents: int, frames: int, grid: int
 ) -> dict[str, Any]:
     """Fields that follow from the paper's name of an encoder; `tokens=None` takes its natural count."""
@@ -155,7 +155,7 @@ def blip3_video_4b(
     `tokens=None` takes the encoder's natural count. With `grouped_ttm`, 128 tokens are the mean over the
     memory slots (the released 128-token model) and any other count is TL(M) over the final memory.
     """
-    return Blip3VideoConfig(**(_temporal_fields(temporal, tokens, 128, frames, grid=27) | overrides))
+    return Blip3VideoConfig(**(temporal_fields(temporal, tokens, 128, frames, grid=27) | overrides))
 
 
 def blip3_video_tiny(
@@ -175,7 +175,7 @@ def blip3_video_tiny(
     The vocabulary has `vocab_size` text tokens (1 begins a text, 2 ends an answer, 0 pads) and the three
     added ones behind them; `<image>` is id `vocab_size`.
     """
-    fields = _temporal_fields(temporal, tokens, num_latents, frames, grid=image_size // patch_size)
+    fields = temporal_fields(temporal, tokens, num_latents, frames, grid=image_size // patch_size)
     fields |= {
         "vision_config": SiglipVisionConfig(
             hidden_size=width,

@@ -9,40 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from blip3v.errors import UserError
-from blip3v.models.configuration import Blip3VideoConfig, blip3_video_4b
-from blip3v.models.token_count import video_token_count
+from blip3v.models.configuration import Blip3VideoConfig
+from blip3v.profiling.presets import TEXT_TOKENS, preset_config
 from blip3v.profiling.request import Request
 from blip3v.profiling.workloads import dtype_of
 from blip3v.ranges import stage_range
 
-TEXT_TOKENS = {"small": 16, "4b": 128}
-
 
 def config_of(request: Request) -> Blip3VideoConfig:
-    """`4b` as published; `small` at the widths at which the demo times tokens, see blip3v/demo/timing.py.
+    """The preset with the request's encoder.
 
-    Both are the models of the same names in the benchmarks. Raises UserError for an encoder that does not
-    exist or cannot make so many tokens.
+    Raises:
+        UserError: an encoder that does not exist, or cannot make so many tokens.
     """
     try:
-        config = blip3_video_4b(request.encoder, request.tokens, request.frames)
-        if request.preset == "4b":
-            return config
-        from blip3v.demo.timing import timing_config
-
-        small = timing_config(config.video_tokens)
-        chosen = {name: getattr(config, name) for name in CHOSEN}
-        if request.tokens is None:
-            # The natural count of encoders that read patches follows from the grid, which is smaller here.
-            spec = small.video_token_spec() | chosen
-            chosen["video_tokens"] = video_token_count(spec, request.frames)
-        return Blip3VideoConfig(**(small.to_dict() | chosen | {"temporal_depth": 1}))
+        return preset_config(request.preset, request.encoder, request.tokens, request.frames)
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-CHOSEN = ("temporal_encoder", "time_stamp", "ttm_output", "num_frames", "video_tokens")
-"""What of a configuration is not widths."""
 
 
 def text_tokens_of(request: Request) -> int:

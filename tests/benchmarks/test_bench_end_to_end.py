@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from benchmarks.end_to_end import bench_end_to_end as bench
-from benchmarks.presets import preset_config
 from blip3v.errors import UserError
 from blip3v.models.configuration import blip3_video_tiny
 from blip3v.models.tokenizer import IMAGE
 from blip3v.ops.token_learner import reference
+from blip3v.profiling.presets import preset_config
 
 FIELDS = [
     "level", "op", "case", "dtype", "direction", "backend", "version", "error", "ok", "tokens",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.presets import VIDEOS, config_with_tokens, numbers_in, preset_config, videos_case
+from benchmarks.presets import VIDEOS, config_with_tokens, numbers_in, videos_case
 from blip3v.errors import UserError
 from blip3v.models.configuration import blip3_video_4b
 from blip3v.models.token_count import TEMPORAL_ENCODER_NAMES
+from blip3v.profiling.presets import preset_config
 
 
 @pytest.mark.parametrize("preset", VIDEOS)

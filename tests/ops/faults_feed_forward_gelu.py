@@ -12,6 +12,8 @@ SOURCES = (
     "feed_forward/product.cuh",
     "feed_forward/tiles.h",
 )
+UNITS = ("residual", "residual_many")
+"""Other units that the problems call: the binding does both products."""
 
 FAULTS = [
     # The activation.

@@ -3,6 +3,8 @@
 from tests.sim.faults import Fault
 
 SOURCES = ("feed_forward/residual.cuh", "feed_forward/product.cuh")
+UNITS = ("gelu", "gelu_many")
+"""Other units that the problems call: the binding does both products."""
 
 FAULTS = [
     Fault("residual subtracted", ("Sm90Compute<cutlass::plus,", "Sm90Compute<cutlass::minus,")),
