@@ -31,11 +31,12 @@ from benchmarks.precise import Judge, parameters_in
 from benchmarks.presets import config_with_tokens, dtype_of, numbers_in
 from benchmarks.rows import DTYPES
 from benchmarks.stages.stage_modules import set_attention
-from benchmarks.train.steps import run_steps, synthetic_batch
+from benchmarks.train.steps import run_steps
 from blip3v.models.cost import mfu, training_flops
 from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 from blip3v.ops.registry import use_backend
 from blip3v.profiling.presets import TEXT_TOKENS
+from blip3v.profiling.synthetic import synthetic_batch
 from blip3v.testing.compare import Verdict
 from blip3v.testing.timing import Timing
 from blip3v.train.optimizer import frozen, trainable_parameters
@@ -117,7 +118,10 @@ def check(model: Blip3VideoForConditionalGeneration, preset: str, peer: str) -> 
     Raises: whatever keeps this peer from running.
     """
     device = model.device
-    batch = {name: tensor.to(device) for name, tensor in synthetic_batch(model.config, preset, 1).items()}
+    batch = {
+        name: tensor.to(device)
+        for name, tensor in synthetic_batch(model.config, TEXT_TOKENS[preset], 1).items()
+    }
     autocast = device.type == "cuda"
     with frozen(model, FROZEN):
         names = ["loss", *(f"gradient of {name}" for name in trainable_parameters(model))]

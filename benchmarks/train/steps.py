@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from blip3v.data.batches import Place
-from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.profiling.presets import TEXT_TOKENS
+from blip3v.profiling.synthetic import ReadyData, synthetic_batch
 from blip3v.testing.timing import Timing
 from blip3v.train.loop import Trainer
 from blip3v.train.metrics import Metrics
@@ -33,47 +32,6 @@ class Steps:
     timing: Timing
     stall: float
     peak_memory: int | None
-
-
-def synthetic_batch(config: Blip3VideoConfig, preset: str, batch: int) -> dict[str, Tensor]:
-    """Random videos and text on the CPU; the last half of the text is the answer, which the loss is of."""
-    text, side = TEXT_TOKENS[preset], config.vision_config.image_size
-    generator = torch.Generator().manual_seed(0)
-    words = torch.randint(10, config.base_vocab_size, (batch, text), generator=generator)
-    places = torch.full((batch, config.video_tokens), config.image_token_id)
-    ids = torch.cat([places, words], dim=1)
-    labels = ids.clone()
-    labels[:, : -(text // 2)] = -100
-    shape = (batch, config.num_frames, 3, side, side)
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "labels": labels,
-        "pixel_values_videos": torch.randn(shape, generator=generator),
-    }
-
-
-class ReadyData:
-    """A dataset whose every batch is the same one, in pinned memory where a GPU reads it."""
-
-    fingerprint = "synthetic"
-
-    def __init__(self, batch: dict[str, Tensor], samples: int, pinned: bool) -> None:
-        self.batch = {name: tensor.pin_memory() if pinned else tensor for name, tensor in batch.items()}
-        self.samples = samples
-        self.seconds = 0.0
-
-    def __len__(self) -> int:
-        return self.samples
-
-    def __getitem__(self, place: Place) -> Place:
-        return place
-
-    def collate(self, places: list[Any]) -> dict[str, Tensor]:
-        begin = time.perf_counter()
-        batch = dict(self.batch)
-        self.seconds += time.perf_counter() - begin
-        return batch
 
 
 class Clock:
@@ -127,7 +85,9 @@ def _train(
 ) -> tuple[Clock, ReadyData]:
     device = next(model.parameters()).device
     config: Any = model.config
-    data = ReadyData(synthetic_batch(config, preset, batch), batch * steps, device.type == "cuda")
+    data = ReadyData(
+        synthetic_batch(config, TEXT_TOKENS[preset], batch), batch * steps, device.type == "cuda"
+    )
     recipe = Recipe(
         "benchmark",
         num_frames=config.num_frames,

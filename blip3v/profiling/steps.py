@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
 
-from blip3v.data.batches import Place
 from blip3v.errors import UserError
-from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 from blip3v.profiling.request import Request
 from blip3v.profiling.stages import config_of, text_tokens_of
+from blip3v.profiling.synthetic import ReadyData, synthetic_batch
 from blip3v.profiling.workloads import After
-from blip3v.train.loop import Batch, Trainer
+from blip3v.train.loop import Trainer
 from blip3v.train.metrics import Metrics
 from blip3v.train.progress import Silent
 from blip3v.train.recipe import Recipe
@@ -43,39 +39,14 @@ class TrainingSteps:
             log_every=iterations,
             checkpoint_every=0,
         )
+        batch = synthetic_batch(self.config, text_tokens_of(self.request), self.request.batch)
+        pinned = next(self.model.parameters()).is_cuda
+        data = ReadyData(batch, self.request.batch * iterations, pinned)
         Trainer(
             self.model,
             recipe,
-            _Noise(self.config, self.request),
-            _collate,
+            data,
+            data.collate,
             metrics=Metrics(display=Silent()),
             on_step=lambda step, loss: after(step),
         ).run()
-
-
-class _Noise:
-    """A dataset of one random sample, whose every place is the same tensors."""
-
-    fingerprint = "noise"
-
-    def __init__(self, config: Blip3VideoConfig, request: Request) -> None:
-        generator = torch.Generator().manual_seed(0)
-        side, tokens = config.vision_config.image_size, config.video_tokens_for(request.frames)
-        words = torch.randint(config.base_vocab_size, (text_tokens_of(request),), generator=generator)
-        video = torch.full((tokens,), config.image_token_id)
-        self.length = request.batch
-        self.sample: Batch = {
-            "input_ids": torch.cat([video, words]),
-            "labels": torch.cat([torch.full((tokens,), -100), words]),
-            "pixel_values_videos": torch.randn(request.frames, 3, side, side, generator=generator),
-        }
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, place: Place) -> Batch:
-        return self.sample
-
-
-def _collate(samples: list[Any]) -> dict[str, Tensor]:
-    return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
