@@ -13,7 +13,7 @@ from blip3v.models.configuration import Blip3VideoConfig
 
 
 def synthetic_batch(config: Blip3VideoConfig, text: int, batch: int) -> dict[str, Tensor]:
-    """Random videos, each with `text` tokens, on the CPU; the loss is of the last half of the text, the answer."""
+    """Random videos, each with `text` tokens, on the CPU; the loss is of the last half of the text."""
     side = config.vision_config.image_size
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(10, config.base_vocab_size, (batch, text), generator=generator)
