@@ -58,7 +58,7 @@ clean:
 
 # $(1): settings of the build.
 define install
-	@echo "blip3v: installing into $(VENV) (a minute or two the first time, six with the CUDA kernels)"
+	@echo "blip3v: installing into $(VENV) (a minute or two the first time, a quarter of an hour with the CUDA kernels)"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("blip3v: constraints.txt pins packages for \
 	Python 3.11 or newer: make PYTHON=python3.11, or pip install . into your own environment")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
