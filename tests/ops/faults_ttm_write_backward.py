@@ -6,6 +6,8 @@ Those of the recomputed forward are in faults_ttm_write_forward.py, those of the
 from tests.sim.faults import Fault
 
 SOURCES = ("ttm_write/backward.cuh",)
+UNITS = ("forward", "forward_others")
+"""Other units that the problems call: the binding asks both directions how much shared memory they need."""
 
 FAULTS = [
     # Barriers and shared memory.

@@ -6,6 +6,8 @@ Those of the group's LayerNorm, which it shares with ttm_read, are in faults_ttm
 from tests.sim.faults import Fault
 
 SOURCES = ("ttm_write/forward.cuh", "ttm_write/learner.cuh")
+UNITS = ("backward", "backward_others")
+"""Other units that the problems call: the binding asks both directions how much shared memory they need."""
 
 FAULTS = [
     # Barriers.
