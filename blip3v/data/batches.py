@@ -1,12 +1,15 @@
-"""Which samples make which batch: fixed by seed and batch number, so a run can resume anywhere."""
+"""Which samples make which step, and who computes them: fixed by seed and sample number, so a run can resume
+anywhere and on another number of devices.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from blip3v.data.balance import share_evenly
 from blip3v.errors import UserError
 
 
@@ -20,64 +23,131 @@ class Place(NamedTuple):
     sample: int
 
 
-class BatchOrder:
-    """Shuffled batches of every epoch, numbered through all epochs from 0.
+PLACEHOLDER = Place(-1, -1)
+"""What stands in a micro-batch that has no sample. A loader puts a sample without labels in its place,
+because all devices must run the same passes."""
 
-    The whole state is how many batches were used: batch n is batch `n % batches_per_epoch` of epoch
-    `n // batches_per_epoch`, whatever was drawn before. (Workers fetch ahead, so an iterator's own position
-    would say too much.)
+
+class SampleOrder:
+    """The shuffled samples of every epoch, numbered through all epochs from 0.
+
+    The whole state of a run is how many samples were used: sample i is sample `i % num_samples` of the
+    shuffle of epoch `i // num_samples`, whatever was drawn before. (Workers fetch ahead, so an iterator's own
+    position would say too much.) A step takes the next `count` samples, fewer at the end of an epoch, which
+    it never crosses. Which samples those are does not depend on how they are shared among devices.
 
     Args:
         num_samples: length of the dataset.
-        batch_size: samples per batch.
         seed: decides the shuffle of every epoch.
-        drop_last: leave out the last batch of an epoch when it is short; otherwise it is used as it is.
+        lengths: tokens of each sample, [num_samples], an estimate is enough: the samples of a step are shared
+            so that every device has about as many tokens. None shares them in their order.
+        drop_last: leave out the last step of an epoch when it is short; otherwise it is used as it is.
 
     Raises:
-        UserError: a dataset without a single batch.
+        UserError: no samples, or lengths of another data set.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, drop_last: bool = False) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch size {batch_size} is not possible; use 1 or more")
-        full, rest = divmod(num_samples, batch_size)
-        self.batches_per_epoch = full + bool(rest and not drop_last)
-        if self.batches_per_epoch == 0:
+    def __init__(
+        self,
+        num_samples: int,
+        seed: int,
+        lengths: Sequence[int] | np.ndarray | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        if num_samples < 1:
+            raise UserError(f"{num_samples} samples make no batch; check that the data set is not empty")
+        self.lengths = None if lengths is None else np.asarray(lengths, dtype=np.int64)
+        if self.lengths is not None and self.lengths.shape != (num_samples,):
             raise UserError(
-                f"{num_samples} samples make no batch of {batch_size}; use more samples or a smaller batch"
+                f"lengths of {self.lengths.size} samples for {num_samples}; measure this data set again"
             )
-        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.num_samples, self.seed, self.drop_last = num_samples, seed, drop_last
         self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
 
-    def position(self, number: int) -> tuple[int, int]:
-        """Epoch and position in it of batch `number`."""
-        return divmod(number, self.batches_per_epoch)
+    def steps_per_epoch(self, count: int) -> int:
+        """Steps of `count` samples in one pass over the data.
 
-    def batch(self, number: int) -> list[Place]:
-        """The samples of batch `number`."""
-        epoch, position = self.position(number)
+        Raises:
+            UserError: not a single step.
+        """
+        if count < 1:
+            raise UserError(f"a step of {count} samples is not possible; use 1 or more")
+        full, rest = divmod(self.num_samples, count)
+        steps = full + bool(rest and not self.drop_last)
+        if steps == 0:
+            raise UserError(
+                f"{self.num_samples} samples make no step of {count}; use more samples or a smaller batch"
+            )
+        return steps
+
+    def first_sample(self, step: int, count: int) -> int:
+        """The position at which step number `step` of a run in steps of `count` samples begins."""
+        epoch, number = divmod(step, self.steps_per_epoch(count))
+        return epoch * self.num_samples + number * count
+
+    def after(self, first_sample: int, count: int) -> int:
+        """The position after the step that begins at `first_sample`."""
+        epoch, position = divmod(first_sample, self.num_samples)
+        end = min(position + count, self.num_samples)
+        if self.drop_last and end + count > self.num_samples:
+            end = self.num_samples
+        return epoch * self.num_samples + end
+
+    def samples(self, first_sample: int, count: int) -> np.ndarray:
+        """Numbers of the samples of the step that begins at `first_sample`, int64 [count] or fewer."""
+        epoch, position = divmod(first_sample, self.num_samples)
         if epoch != self._epoch:
             self._epoch = epoch
             self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
-        chosen = self._permutation[position * self.batch_size : (position + 1) * self.batch_size]
-        return [Place(epoch, int(index)) for index in chosen]
+        return self._permutation[position : position + count]
 
-    def batches(self, start: int, stop: int, stride: int = 1) -> Batches:
-        """Batches start, start + stride, ... before stop, as a `batch_sampler` for torch's DataLoader.
+    def step(
+        self, first_sample: int, count: int, ranks: int = 1, accumulation: int = 1
+    ) -> list[list[list[Place]]]:
+        """The step that begins at `first_sample`, as [rank][micro-batch] lists of places.
 
-        A stride shares the batches among several devices.
+        The numbers of samples per micro-batch differ by at most 1; in a step of fewer samples than
+        micro-batches some are empty, the last ones of each rank first.
         """
-        return Batches(self, range(start, stop, stride))
+        epoch, samples = first_sample // self.num_samples, self.samples(first_sample, count)
+        if self.lengths is None:
+            shares = np.array_split(samples, ranks * accumulation)
+        else:
+            shares = share_evenly(samples, self.lengths[samples], ranks * accumulation)
+        micro_batches = [[Place(epoch, sample) for sample in share.tolist()] for share in shares]
+        # Micro-batches that are computed at the same time stand beside each other. They come sorted by
+        # weight, and the first row's differ most: whoever has its heaviest gets the lightest of all others.
+        rows = [micro_batches[start : start + ranks] for start in range(0, ranks * accumulation, ranks)]
+        if self.lengths is not None:
+            rows[1:] = [row[::-1] for row in rows[1:]]
+        return [[row[rank] for row in rows] for rank in range(ranks)]
+
+    def micro_batches(
+        self, start: int, steps: int, count: int, rank: int = 0, ranks: int = 1, accumulation: int = 1
+    ) -> MicroBatches:
+        """One rank's share of `steps` steps from position `start` on, a `batch_sampler` for a DataLoader."""
+        return MicroBatches(self, start, steps, count, rank, ranks, accumulation)
 
 
-class Batches:
-    """A stretch of a `BatchOrder`; iterating gives lists of `Place`."""
+class MicroBatches:
+    """A stretch of a `SampleOrder` for one rank; iterating gives a list of `Place` for each micro-batch.
 
-    def __init__(self, order: BatchOrder, numbers: range) -> None:
-        self._order, self._numbers = order, numbers
+    Each step gives `accumulation` lists; one without samples is `[PLACEHOLDER]`.
+    """
+
+    def __init__(
+        self, order: SampleOrder, start: int, steps: int, count: int, rank: int, ranks: int, accumulation: int
+    ) -> None:
+        self._order, self._start, self._steps, self._count = order, start, steps, count
+        self._rank, self._ranks, self._accumulation = rank, ranks, accumulation
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return self._steps * self._accumulation
 
     def __iter__(self) -> Iterator[list[Place]]:
-        return map(self._order.batch, self._numbers)
+        position = self._start
+        for _ in range(self._steps):
+            step = self._order.step(position, self._count, self._ranks, self._accumulation)
+            for micro_batch in step[self._rank]:
+                yield micro_batch or [PLACEHOLDER]
+            position = self._order.after(position, self._count)

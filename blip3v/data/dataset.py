@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +15,9 @@ from blip3v.data.batches import Place
 from blip3v.data.conversation import Turn
 from blip3v.data.records import Record, fingerprint
 from blip3v.errors import UserError
-from blip3v.video.decode import read_image
+from blip3v.video.decode import read_image, read_video
 from blip3v.video.sampling import Sampler, segment_indices, single_frame_indices
+from blip3v.video.span import Span
 
 Sample = dict[str, Tensor]
 
@@ -30,7 +32,7 @@ class SampleProcessor(Protocol):
         ...
 
     def pixels(self, video: Any, num_frames: int | None = None, sampler: Sampler = ...) -> Tensor:
-        """float32 [T,3,H,W] of a path or of uint8 frames [N,H,W,3]."""
+        """float32 [T,3,H,W] of a path, of uint8 frames [N,H,W,3], or of a `Video` that is read already."""
         ...
 
 
@@ -38,10 +40,11 @@ class VideoDataset(Dataset[Sample]):
     """Decodes the video of a record when the record is asked for.
 
     A sample is {"input_ids" [L], "labels" [L], "pixel_values_videos" [1,T,3,H,W]}, ready for the processor's
-    `collate`; a record without video has no pixels, an image is a video of one frame.
+    `collate`; a record without video has no pixels, an image is a video of one frame. Of a record with a
+    span, frames inside the span are sampled.
 
     Args:
-        records: what `read_records` gives.
+        records: what `read_records` or `read_mixture` gives.
         processor: text and pixels as the model reads them.
         num_frames: T, frames per video.
         sampler: which frames, for evaluation. None is training: uniform segments with a random place in each,
@@ -77,11 +80,16 @@ class VideoDataset(Dataset[Sample]):
         if record.image is not None:
             pixels = self.processor.pixels(read_image(record.image)[None], 1, single_frame_indices)
         elif record.video is not None:
-            pixels = self.processor.pixels(record.video, self.num_frames, self._sampler(epoch, index))
+            pixels = self._pixels(record.video, record.span, self._sampler(epoch, index))
         else:
             return self.processor.encode_conversation(record.turns, 0, None, self.max_length)
         text = self.processor.encode_conversation(record.turns, 1, len(pixels), self.max_length)
         return {**text, "pixel_values_videos": pixels[None]}
+
+    def _pixels(self, video: Path, span: Span | None, sampler: Sampler) -> Tensor:
+        if span is None:
+            return self.processor.pixels(video, self.num_frames, sampler)
+        return self.processor.pixels(read_video(video, self.num_frames, sampler, span), self.num_frames)
 
     def _sampler(self, epoch: int, index: int) -> Sampler:
         if self.sampler is not None:

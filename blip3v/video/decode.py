@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from blip3v.errors import UserError
 from blip3v.ranges import ranged, stage_range
+from blip3v.video.gif import GifFrames, is_gif
+from blip3v.video.names import IMAGE_SUFFIXES, natural_key
 from blip3v.video.sampling import Sampler, uniform_indices
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
+from blip3v.video.span import Span, frames_in_span
+from blip3v.video.tar_frames import FramesInTar, split_tar_path
 
 
 @dataclass(frozen=True)
@@ -37,27 +39,38 @@ class Video:
 
 
 @ranged(stage_range, "decode video")
-def read_video(source: Any, num_frames: int, sampler: Sampler = uniform_indices) -> Video:
+def read_video(
+    source: Any, num_frames: int, sampler: Sampler = uniform_indices, span: Span | None = None
+) -> Video:
     """Read `num_frames` frames.
 
     Args:
-        source: path of a video file (anything decord's FFmpeg decodes), path of a folder of images (one per
-            frame, in natural order of their names: frame2 before frame10), or a uint8 array or tensor [N, H,
-            W, 3].
+        source: path of a video file (anything decord's FFmpeg decodes, and GIF), path of a folder of images
+            (one per frame, in natural order of their names: frame2 before frame10), path of a plain tar with
+            a folder of it behind (`chunk.tar/clip7`, see `blip3v.video.tar_frames`), or a uint8 array or
+            tensor [N, H, W, 3].
         num_frames: T, frames to take.
         sampler: (N, T) -> indices, see `blip3v.video.sampling`.
+        span: (begin, end) in seconds: sample inside this stretch of a video file only, by the times of its
+            frames. Indices still count from the beginning of the clip.
 
     Raises:
-        UserError: missing, empty, broken or no video at all; frames of different sizes; another array.
+        UserError: missing, empty, broken or no video at all; frames of different sizes; another array; a span
+            that does not lie in the video, or of something that has no clock.
     """
     if not isinstance(source, (str, os.PathLike)):
+        _refuse_span(span, "an array of frames")
         return select_frames(_array_frames(source), num_frames, sampler)
     path = Path(source)
     if path.is_dir():
+        _refuse_span(span, f"the folder of frames {path}")
         return _read_folder(path, num_frames, sampler)
-    if not path.exists():
-        raise UserError(f"no such video: {path}; give the path of a video file or of a folder of frames")
-    return _read_file(path, num_frames, sampler)
+    if path.exists():
+        return _read_file(path, num_frames, sampler, span)
+    if (inside := split_tar_path(path)) is not None:
+        _refuse_span(span, f"the folder of frames {path}")
+        return _read_tar(path, *inside, num_frames, sampler)
+    raise UserError(f"no such video: {path}; give the path of a video file or of a folder of frames")
 
 
 def select_frames(frames: np.ndarray, num_frames: int, sampler: Sampler = uniform_indices) -> Video:
@@ -76,45 +89,70 @@ def _array_frames(source: Any) -> np.ndarray:
     return frames
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that compares runs of digits as numbers."""
-    return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part
-    ]
+def _refuse_span(span: Span | None, what: str) -> None:
+    if span is not None:
+        raise UserError(
+            f"{what} does not say when its frames were taken; leave the span out, or give a video"
+        )
 
 
 def _read_folder(path: Path, num_frames: int, sampler: Sampler) -> Video:
     names = [entry.name for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES]
     # A hidden file beside the frames is a leftover of an archive or a file manager, not a frame.
-    names = sorted((name for name in names if not name.startswith(".")), key=_natural)
+    names = sorted((name for name in names if not name.startswith(".")), key=natural_key)
     if not names:
         raise UserError(f"no frames in folder {path}; it must hold one image per frame (.jpg, .png, ...)")
     indices = sampler(len(names), num_frames)
-    frames = [read_image(path / names[index]) for index in indices]
+    frames = _one_size([read_image(path / names[index]) for index in indices], path)
+    return Video(frames, indices, None, len(names), str(path))
+
+
+def _read_tar(path: Path, tar: Path, folder: str, num_frames: int, sampler: Sampler) -> Video:
+    chunk = FramesInTar.open(tar)
+    total = chunk.count(folder)
+    if total == 0:
+        raise UserError(f"no folder of frames {folder} in {tar}; check the name, or get the chunk again")
+    indices = sampler(total, num_frames)
+    frames = [read_image(image, str(path)) for image in chunk.images(folder, indices)]
+    return Video(_one_size(frames, path), indices, None, total, str(path))
+
+
+def _one_size(frames: Sequence[np.ndarray], path: Path) -> np.ndarray:
     sizes = {frame.shape[:2] for frame in frames}
     if len(sizes) > 1:
         raise UserError(
             f"frames of different sizes in folder {path}: {sorted(sizes)}; put one clip in one folder"
         )
-    return Video(np.stack(frames), indices, None, len(names), str(path))
+    return np.stack(frames)
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(source: str | Path | IO[bytes], name: str | None = None) -> np.ndarray:
     """An image file as uint8 [H, W, 3], RGB.
 
+    Args:
+        source: its path, or the opened file.
+        name: of an opened file, for the error.
+
     Raises:
-        UserError: missing, or not an image.
+        UserError: missing, not an image, or so large that Pillow suspects an attack.
     """
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"cannot read image {path}; replace it, or leave it out") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read image {name or source}; replace it, or leave it out") from error
 
 
-def _read_file(path: Path, num_frames: int, sampler: Sampler) -> Video:
+def _read_file(path: Path, num_frames: int, sampler: Sampler, span: Span | None) -> Video:
+    if is_gif(path):
+        clip = GifFrames(path)
+        shown = (
+            range(len(clip.times)) if span is None else frames_in_span(span, clip.times, clip.end, str(path))
+        )
+        indices = shown[0] + sampler(len(shown), num_frames)
+        return Video(clip.take(indices), indices, clip.fps, len(clip.times), str(path))
     try:
         import decord
     except ImportError as error:
@@ -132,7 +170,12 @@ def _read_file(path: Path, num_frames: int, sampler: Sampler) -> Video:
         ) from error
     if total < 1:
         raise UserError(f"{path} holds no frames; check that it plays, or convert it to H.264 again")
-    indices = sampler(total, num_frames)
+    shown = range(total)
+    if span is not None:
+        # Frame times rather than the frame rate: a file may say 120 fps and hold 30.
+        clock = reader.get_frame_timestamp(shown) - reader.get_frame_timestamp(0)[0]
+        shown = frames_in_span(span, clock[:, 0], float(clock[-1, 1]), str(path))
+    indices = shown[0] + sampler(len(shown), num_frames)
     try:
         frames = reader.get_batch(indices).asnumpy()
     except (RuntimeError, IndexError, decord.DECORDError) as error:

@@ -14,6 +14,7 @@ from blip3v.data.conversation import Turn
 from blip3v.data.dataset import FeatureDataset, VideoDataset
 from blip3v.data.records import Record
 from blip3v.errors import UserError
+from blip3v.video.decode import Video
 from blip3v.video.sampling import uniform_indices
 
 FRAMES_IN_CLIP = 40
@@ -33,6 +34,8 @@ class IndexProcessor:
         return {"input_ids": ids, "labels": ids}
 
     def pixels(self, video: Any, num_frames: int | None = None, sampler: Any = None) -> torch.Tensor:
+        if isinstance(video, Video):
+            return torch.as_tensor(video.indices)
         if isinstance(video, np.ndarray):
             return torch.as_tensor(video)
         return torch.as_tensor(sampler(FRAMES_IN_CLIP, num_frames))
@@ -64,6 +67,18 @@ def test_evaluation_frames_are_the_given_samplers() -> None:
     expected = uniform_indices(FRAMES_IN_CLIP, 4).tolist()
     assert _frames(dataset, 0, 0) == _frames(dataset, 3, 2) == expected
     assert torch.equal(dataset[1]["pixel_values_videos"], dataset[Place(0, 1)]["pixel_values_videos"])
+
+
+def test_a_span_is_sampled_inside(clips: Path) -> None:
+    turns = (Turn("q", "a"),)
+    record = Record("1", turns, video=clips / "clip.mp4", span=(0.5, 1.5))
+    dataset = VideoDataset([record], IndexProcessor(), 5)
+    for epoch in range(10):
+        frames = _frames(dataset, epoch, 0)
+        assert [(frame - 5) // 2 for frame in frames] == [0, 1, 2, 3, 4]  # frames 5 to 14, two in each fifth
+    outside = Record("2", turns, video=clips / "clip.mp4", span=(60.0, 61.0))
+    with pytest.raises(UserError, match="does not lie in it"):
+        VideoDataset([outside], IndexProcessor(), 5)[0]
 
 
 def test_an_image_is_a_video_of_one_frame_and_text_has_no_pixels(tmp_path: Path) -> None:

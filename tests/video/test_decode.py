@@ -67,6 +67,23 @@ def test_file_with_other_samplers(clip: Path) -> None:
     assert _numbers(read_video(clip, 31).frames) == [i * 24 // 31 for i in range(31)]
 
 
+def test_span_of_a_file(clip: Path) -> None:
+    video = read_video(clip, 4, span=(0.5, 1.0))
+    assert _numbers(video.frames) == video.indices.tolist() == [8, 8, 9, 10]
+    assert video.total_frames == 24
+    assert _numbers(read_video(clip, 6, span=(0.5, 1.0)).frames) == [6, 7, 8, 9, 10, 11]
+    sampler = partial(segment_indices, generator=np.random.default_rng(3))
+    assert set(read_video(clip, 50, sampler, span=(1.0, 1.25)).indices) == {12, 13, 14}
+
+
+def test_span_that_cannot_be(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"numbered\.mp4 has 2\.00 s, so 2 to 3 s does not lie in it"):
+        read_video(clip, 4, span=(2.0, 3.0))
+    for source in (_folder(tmp_path, _coded_frames(2)), _coded_frames(2)):
+        with pytest.raises(UserError, match="does not say when its frames were taken"):
+            read_video(source, 2, span=(0.0, 1.0))
+
+
 def test_folder_is_read_in_natural_order(tmp_path: Path) -> None:
     folder = _folder(tmp_path, _coded_frames(12))
     (folder / "._c01_0.png").write_bytes(b"left by an archive")
