@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import Phi3Model
 
 from blip3v.models.configuration import Blip3VideoConfig
+from blip3v.models.packed_attention import PackedCausalMask
 from blip3v.ranges import ranged, stage_range
 
 
@@ -42,10 +43,53 @@ class LanguageModel(nn.Module):
             [self.lm_head(hidden)[..., : self.base_vocab_size], self.additional_fc(hidden)], dim=-1
         )
 
-    def forward(self, inputs_embeds: Tensor, **kwargs: Any) -> Any:
-        """inputs_embeds [B,L,dim] -> Phi3Model's output: last_hidden_state [B,L,dim], past_key_values."""
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """inputs_embeds [B,L,dim] -> Phi3Model's output: last_hidden_state [B,L,dim], past_key_values.
+
+        With cu_seqlens int32 [n+1] and max_seqlen the one row is n segments that do not see each other (see
+        `blip3v.data.packing`); position_ids [1,L] must restart in each.
+
+        Raises:
+            ValueError: a packed call with several rows, without position_ids, with a mask or with a cache.
+        """
+        if cu_seqlens is not None:
+            attention_mask = self._packed_mask(
+                inputs_embeds, attention_mask, cu_seqlens, max_seqlen, **kwargs
+            )
         with stage_range(_stage(inputs_embeds.shape[1], **kwargs)):
-            return self.model(inputs_embeds=inputs_embeds, **kwargs)
+            return self.model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+
+    def _packed_mask(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        cu_seqlens: Tensor,
+        max_seqlen: int | None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Tensor | None:
+        if len(inputs_embeds) != 1:
+            raise ValueError(f"a packed call has one row, got {len(inputs_embeds)}; use collate_packed")
+        if position_ids is None or max_seqlen is None:
+            raise ValueError("a packed call needs position_ids and max_seqlen; use collate_packed")
+        if attention_mask is not None or past_key_values is not None or use_cache is not False:
+            raise ValueError(
+                "a packed call takes no attention_mask and no cache; pass use_cache=False, or generate padded"
+            )
+        # The other implementations of transformers see from position_ids where segments begin.
+        if self.model.config._attn_implementation != "sdpa":
+            return None
+        window = getattr(self.model.config, "sliding_window", None)
+        return PackedCausalMask.of(cu_seqlens, max_seqlen, inputs_embeds.shape[1], window)
 
 
 def _stage(length: int, use_cache: bool | None = None, past_key_values: Any = None, **kwargs: Any) -> str:

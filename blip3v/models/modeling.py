@@ -94,9 +94,13 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        shift_labels: Tensor | None = None,
         **kwargs: Any,
     ) -> Blip3VideoOutput:
         """Logits over the text, and the loss where labels are given.
+
+        A packed batch (see `blip3v.data.packing.pack`) is one row of segments, with cu_seqlens and max_seqlen
+        beside the arguments below.
 
         Args:
             input_ids: [B,L]; each video stands as M consecutive `<image>` ids (the processor writes them).
@@ -105,20 +109,27 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 output may be kept between epochs).
             attention_mask: [B,L], 1 where a token is real.
             labels: [B,L], -100 where nothing is predicted. The loss is the mean over the other positions.
+            logits_to_keep: how many places at the end of each row get logits, 0 for all; or int64 [k], which.
+            shift_labels: [B,k], instead of labels: what the k kept places predict, -100 for nothing.
 
         Raises:
-            ValueError: both or none of input_ids and inputs_embeds; places for videos and videos differ.
+            ValueError: both or none of input_ids and inputs_embeds; places for videos and videos differ;
+                labels in both forms; a packed batch with a cache.
         """
         if input_ids is not None and inputs_embeds is None:
             inputs_embeds = self.lang_model.embed(input_ids)
         elif inputs_embeds is None or input_ids is not None:
             raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if labels is not None and shift_labels is not None:
+            raise ValueError("give labels or shift_labels, not both: they are the same in two forms")
         video_tokens = None
         if pixel_values_videos is not None:
             video_features = encode_frames(self.vision_encoder, pixel_values_videos.to(self.dtype))
         if video_features is not None:
             video_tokens = self.vision_tokenizer(video_features)
-            inputs_embeds = self.splice(input_ids, inputs_embeds, video_tokens)
+            # Reading a number makes a GPU wait for all that was asked of it; collate_packed has counted.
+            counted = inputs_embeds.is_cuda and kwargs.get("cu_seqlens") is not None
+            inputs_embeds = self.splice(input_ids, inputs_embeds, video_tokens, counted)
 
         outputs = self.lang_model(
             inputs_embeds,
@@ -130,8 +141,13 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lang_model.logits(outputs.last_hidden_state[:, keep])
+        loss = None
+        if labels is not None:
+            loss = next_token_loss(logits, labels)
+        elif shift_labels is not None:
+            loss = mean_cross_entropy(logits.flatten(0, 1), shift_labels.flatten())
         return Blip3VideoOutput(
-            loss=None if labels is None else next_token_loss(logits, labels),
+            loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -154,13 +170,18 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs.pop("video_features", None)
         return inputs
 
-    def splice(self, input_ids: Tensor | None, inputs_embeds: Tensor, video_tokens: Tensor) -> Tensor:
-        """Put video_tokens [n,M,dim] on the `<image>` places of inputs_embeds [B,L,dim], in order."""
+    def splice(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor, video_tokens: Tensor, counted: bool = False
+    ) -> Tensor:
+        """Put video_tokens [n,M,dim] on the `<image>` places of inputs_embeds [B,L,dim], in order.
+
+        With `counted` the caller knows that there are n * M places, and they are not counted again.
+        """
         if input_ids is None:
             raise ValueError("videos need input_ids: the places of their tokens are read from them")
         places = input_ids == self.config.image_token_id
         expected = video_tokens.shape[0] * video_tokens.shape[1]
-        if int(places.sum()) != expected:
+        if not counted and int(places.sum()) != expected:
             raise ValueError(
                 f"the text has {int(places.sum())} <image> tokens, {video_tokens.shape[0]} videos of "
                 f"{video_tokens.shape[1]} tokens need {expected}; let Blip3VideoProcessor write the prompt"
@@ -191,10 +212,15 @@ class Blip3VideoForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy in float32 of logits [B,L,V] at i against labels [B,L] at i + 1.
+    """`mean_cross_entropy` of logits [B,L,V] at i against labels [B,L] at i + 1."""
+    return mean_cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
-    Labels of -100 count for nothing; a batch without any other has loss 0, not NaN.
+
+def mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of logits [N,V] against targets [N], in float32, or float64 where the logits are.
+
+    Targets of -100 count for nothing; without any other the loss is 0, not NaN.
     """
-    targets = labels[:, 1:].flatten()
-    total = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=-100, reduction="sum")
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    total = F.cross_entropy(precise, targets, ignore_index=-100, reduction="sum")
     return total / (targets != -100).sum().clamp(min=1)

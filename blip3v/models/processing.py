@@ -9,14 +9,12 @@ import torch
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
 from blip3v.data.conversation import SYSTEM_PROMPT, format_prompt, render
+from blip3v.data.packing import IGNORE, pack
 from blip3v.errors import UserError
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.token_count import video_token_count
 from blip3v.models.tokenizer import END, IMAGE, prepare_tokenizer
 from blip3v.video import Sampler, Video, frames_to_pixels, read_video, uniform_indices
-
-IGNORE = -100
-"""The label of positions that the loss leaves out."""
 
 PIXELS, FEATURES = "pixel_values_videos", "video_features"
 _LAYOUTS = {PIXELS: "[n, T, 3, H, W]", FEATURES: "[n, T, S, D]"}
@@ -212,27 +210,37 @@ class Blip3VideoProcessor(ProcessorMixin):
             UserError: no samples, pixels and features in one batch, shapes that do not join, or a sample
                 whose `<image>` ids do not fit its videos.
         """
-        if not samples:
-            raise UserError("cannot make a batch of no samples; check that the data set is not empty")
+        videos = self._join_videos(samples)
         size = (len(samples), max(len(sample["input_ids"]) for sample in samples))
         input_ids = torch.full(size, self.tokenizer.pad_token_id)
         attention_mask, labels = torch.zeros_like(input_ids), torch.full_like(input_ids, IGNORE)
-        videos: dict[str, list[torch.Tensor]] = {}
         for row, sample in enumerate(samples):
             length = len(sample["input_ids"])
             input_ids[row, :length] = sample["input_ids"]
             labels[row, :length] = sample["labels"]
             attention_mask[row, :length] = 1
-            self._check_sample(sample)
-            for key in (PIXELS, FEATURES):
-                if sample.get(key) is not None:
-                    videos.setdefault(key, []).append(sample[key])
-        if len(videos) > 1:
-            raise UserError(
-                f"a batch holds {PIXELS} or {FEATURES}, not both; prepare all samples the same way"
-            )
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        return batch | {key: _concatenate(parts) for key, parts in videos.items()}
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels} | videos
+
+    def collate_packed(
+        self, samples: Sequence[Mapping[str, torch.Tensor]], multiple: int = 1
+    ) -> dict[str, Any]:
+        """Samples of `encode_conversation` as one row without padding.
+
+        The model's loss and gradients are those of `collate`'s batch; it computes fewer tokens, and logits
+        only where there are labels.
+
+        Args:
+            samples: as in `collate`.
+            multiple: the row's length is filled up to a multiple of this, see `blip3v.data.packing.pack`.
+
+        Returns:
+            What `pack` returns; the videos of all samples joined along n, if any.
+
+        Raises:
+            UserError: as in `collate`.
+        """
+        videos = self._join_videos(samples)
+        return pack(samples, self.tokenizer.pad_token_id, multiple) | videos
 
     def encode_prompts(self, texts: Sequence[str], with_bos: bool = True) -> list[list[int]]:
         """Token ids of each text, each with one BOS before it."""
@@ -279,6 +287,22 @@ class Blip3VideoProcessor(ProcessorMixin):
             "input_ids": [[pad] * gap + row for gap, row in zip(missing, rows, strict=True)],
             "attention_mask": [[0] * gap + [1] * len(row) for gap, row in zip(missing, rows, strict=True)],
         }
+
+    def _join_videos(self, samples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The videos of a batch by their key, after a look at every sample."""
+        if not samples:
+            raise UserError("cannot make a batch of no samples; check that the data set is not empty")
+        videos: dict[str, list[torch.Tensor]] = {}
+        for sample in samples:
+            self._check_sample(sample)
+            for key in (PIXELS, FEATURES):
+                if sample.get(key) is not None:
+                    videos.setdefault(key, []).append(sample[key])
+        if len(videos) > 1:
+            raise UserError(
+                f"a batch holds {PIXELS} or {FEATURES}, not both; prepare all samples the same way"
+            )
+        return {key: _concatenate(parts) for key, parts in videos.items()}
 
     def _check_sample(self, sample: Mapping[str, torch.Tensor]) -> None:
         expected = 0

@@ -141,7 +141,8 @@ class PerceiverResampler(nn.Module):
         batch, frames = x.shape[:2]
         x = x.flatten(0, 1)
         keep = None if keep is None else keep.flatten(0, 1)
-        media_hat = F.layer_norm(x, x.shape[-1:], eps=1e-5)
+        # Back in x's dtype at once: autocast makes it float32, and each layer would keep a copy of its own.
+        media_hat = F.layer_norm(x, x.shape[-1:], eps=1e-5).to(x.dtype)
         latents = self.latents.to(x.dtype).expand(len(x), -1, -1)
         for layer, media_kv in zip(self.layers, self._media_keys_values(x, media_hat)):
             latents = layer(media_kv, latents, keep)

@@ -228,20 +228,37 @@ def test_awkward_batches(processor: Blip3VideoProcessor, key: str, videos: list[
         assert set(batch) == {"input_ids", "attention_mask", "labels"}
 
 
-def test_collate_refuses_what_does_not_fit(processor: Blip3VideoProcessor) -> None:
+def test_collate_packed_leaves_out_the_padding_and_nothing_else(processor: Blip3VideoProcessor) -> None:
+    samples = [_sample(processor, "No", 2), processor.encode_conversation([("Who?", "a red cat.")], 0)]
+    samples.append(_sample(processor, "a cat.", 1))
+    padded, packed = processor.collate(samples), processor.collate_packed(samples)
+    real = padded["attention_mask"].bool()
+    assert torch.equal(packed["input_ids"][0], padded["input_ids"][real])
+    assert packed["cu_seqlens"].diff().tolist() == real.sum(1).tolist()
+    assert torch.equal(packed["pixel_values_videos"], padded["pixel_values_videos"])
+    kept = packed["input_ids"][0][packed["logits_to_keep"] + 1]
+    assert torch.equal(kept, packed["shift_labels"][0])
+    assert torch.equal(kept, padded["labels"][:, 1:][padded["labels"][:, 1:] != IGNORE])
+    filled = processor.collate_packed(samples, multiple=64)["input_ids"]
+    assert filled.shape[1] % 64 == 0 and filled[0, -1] == PAD
+
+
+@pytest.mark.parametrize("how", ["collate", "collate_packed"])
+def test_collate_refuses_what_does_not_fit(processor: Blip3VideoProcessor, how: str) -> None:
+    collate = getattr(processor, how)
     good = _sample(processor, "No", 1)
     with pytest.raises(UserError, match="no samples"):
-        processor.collate([])
+        collate([])
     with pytest.raises(UserError, match="not both"):
-        processor.collate([good, _sample(processor, "No", 1, "video_features")])
+        collate([good, _sample(processor, "No", 1, "video_features")])
     with pytest.raises(UserError, match=r"must be \[n, T, 3, H, W\]"):
-        processor.collate([good | {"pixel_values_videos": good["pixel_values_videos"][0]}])
+        collate([good | {"pixel_values_videos": good["pixel_values_videos"][0]}])
     with pytest.raises(UserError, match=f"has {M} <image> ids but its videos become {2 * M}"):
-        processor.collate([good | {"pixel_values_videos": good["pixel_values_videos"].repeat(2, 1, 1, 1, 1)}])
+        collate([good | {"pixel_values_videos": good["pixel_values_videos"].repeat(2, 1, 1, 1, 1)}])
     with pytest.raises(UserError, match="become 0 tokens"):
-        processor.collate([processor.encode_conversation([("Who?", "No")], 1)])
+        collate([processor.encode_conversation([("Who?", "No")], 1)])
     with pytest.raises(UserError, match="differ in shape"):
-        processor.collate([good, good | {"pixel_values_videos": torch.zeros(1, 6, 3, SIZE, SIZE)}])
+        collate([good, good | {"pixel_values_videos": torch.zeros(1, 6, 3, SIZE, SIZE)}])
 
 
 # --- saving and building ---

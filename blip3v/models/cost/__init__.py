@@ -10,15 +10,19 @@ of these numbers and never of numbers typed by hand.
 
 from __future__ import annotations
 
+from blip3v.models.cost.data_sheet import peak_flops
 from blip3v.models.cost.language import cache_bytes, cached_tokens, decode_step, forward, prefill
 from blip3v.models.cost.memory import inference_bytes, largest_batch, parameter_bytes
+from blip3v.models.cost.step import MFU_FORMULA, batch_flops, step_flops
 from blip3v.models.cost.totals import STAGES, VISION_STAGES, mfu, model_work, training_flops, vision_work
 from blip3v.models.cost.work import Work
 
 __all__ = [
+    "MFU_FORMULA",
     "STAGES",
     "VISION_STAGES",
     "Work",
+    "batch_flops",
     "cache_bytes",
     "cached_tokens",
     "decode_step",
@@ -28,7 +32,9 @@ __all__ = [
     "mfu",
     "model_work",
     "parameter_bytes",
+    "peak_flops",
     "prefill",
+    "step_flops",
     "training_flops",
     "vision_work",
 ]

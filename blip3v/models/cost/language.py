@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.cost.work import Work, attention, linear, norms
 
@@ -48,11 +50,20 @@ def forward(config: Blip3VideoConfig, tokens: int, batch: int = 1, logits: int |
     implementations that take any mask compute it.
     """
     logits = tokens if logits is None else logits
-    dim = config.text_config.hidden_size
+    return forward_each(config, [tokens] * batch, batch * logits)
+
+
+def forward_each(config: Blip3VideoConfig, lengths: Iterable[int], logits: int) -> Work:
+    """The language model over texts of `lengths` tokens, none of which sees another; `logits` places in all.
+
+    Whether they lie in padded rows or in one packed row makes no difference here: padding is not counted.
+    """
+    lengths = list(lengths)
+    dim, window = config.text_config.hidden_size, config.text_config.sliding_window
     columns = config.base_vocab_size + config.additional_vocab_size
-    pairs = visible_pairs(tokens, config.text_config.sliding_window)
-    work = _layers(config, batch * tokens, batch * pairs) + _head(config, batch * logits)
-    return work.moving(batch * (tokens * dim + logits * columns))
+    tokens, pairs = sum(lengths), sum(visible_pairs(length, window) for length in lengths)
+    work = _layers(config, tokens, pairs) + _head(config, logits)
+    return work.moving(tokens * dim + logits * columns)
 
 
 def prefill(config: Blip3VideoConfig, tokens: int, batch: int = 1) -> Work:
