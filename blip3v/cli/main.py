@@ -15,6 +15,8 @@ from blip3v.errors import UserError
 COMMANDS = {
     "demo": "train a small model on made clips, then answer questions about held-out ones",
     "train": "train with a named recipe",
+    "export": "write a model folder from a checkpoint of a training run",
+    "data": "check, convert, unpack and rephrase data sets",
     "generate": "answer a question about a video",
     "stream": "answer questions about a video while it runs: a file, a camera, a pipe",
     "bench": "measure kernels, stages, tokens against latency, training, decoding",
@@ -42,10 +44,13 @@ def run_command(name: str, args: Sequence[str]) -> None:
     """Calls the function `name` of `blip3v.cli.<name>` with the arguments that tyro reads from `args`."""
     if name not in COMMANDS:
         raise UserError(f"no command {name!r}: choose one of {', '.join(COMMANDS)}")
+    module = importlib.import_module(f"blip3v.cli.{name}")
+    if name == "data":
+        module.data(list(args))  # it has actions of its own, each with its options
+        return
     import tyro
 
-    command = getattr(importlib.import_module(f"blip3v.cli.{name}"), name)
-    tyro.cli(command, prog=f"blip3v {name}", args=list(args))
+    tyro.cli(getattr(module, name), prog=f"blip3v {name}", args=list(args))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

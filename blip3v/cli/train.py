@@ -42,39 +42,62 @@ Options = Annotated[Overrides, tyro.conf.OmitArgPrefixes]
 def train(
     recipe: RecipeName,
     overrides: Options,
-    out: Path,
+    out: Path | None = None,
     data: Path | None = None,
     model: Path | None = None,
     resume: bool = False,
+    dry_run: bool = False,
+    devices: int | None = None,
+    device_name: str | None = None,
+    devices_per_node: int = 8,
 ) -> None:
-    """Train a model by a named recipe.
+    """Train a model by a named recipe, on one device, or on those that torchrun starts processes for.
 
     Args:
         overrides: values to use in the place of the recipe's.
         out: folder for checkpoints, log, plot and the trained model.
-        data: annotation file, JSON lines in the format of LLaVA; media paths are relative to it. Not for
-            demo-images.
+        data: annotation file, JSON lines in the format of LLaVA with media paths relative to it; or a TOML
+            file that mixes published data sets. Not for demo-images.
         model: folder of a saved model and processor; without weights in it, fresh ones are trained. Not for
             demo-images.
         resume: go on from the newest checkpoint in `out`.
+        dry_run: print the plan (steps, memory, hours) and end; no weights are read.
+        devices: of the plan; those of torchrun, or one, if not given.
+        device_name: of the plan, such as H100; what is here if not given.
+        devices_per_node: of the plan.
     """
     given = {name: value for name, value in asdict(overrides).items() if value is not None}
-    if recipe == DEMO_IMAGES:
+    if out is None and not dry_run:
+        raise UserError("say where the run shall lie: --out DIR")
+    if recipe == DEMO_IMAGES and out is not None:
         _train_demo_images(given, out, resume)
         return
     if recipe not in RECIPES:
         raise UserError(f"no recipe {recipe!r}: choose one of {NAMES}")
     chosen = replace(recipe_named(recipe), **given)
     if data is None or model is None:
-        raise UserError(f"recipe {recipe} needs --data FILE.jsonl and --model DIR")
+        raise UserError(f"recipe {recipe} needs --data FILE and --model DIR")
     # torch and transformers take seconds: only once the recipe is known to be good.
-    from blip3v.train.assemble import build_trainer
-    from blip3v.train.checkpoint import export
+    if dry_run or out is None:
+        from blip3v.train.dry_run import print_plan
 
-    trainer, processor = build_trainer(chosen, data, model, out)
-    result = trainer.run(resume)
-    export(out / "model", trainer.model, processor)
-    _report(chosen, result.steps, result.loss, out, out / "model")
+        print_plan(chosen, data, model, devices, device_name, devices_per_node)
+        return
+    from blip3v.train.assemble import assemble
+
+    run = assemble(chosen, data, model, out)
+    parallel = run.trainer.parallel
+    try:
+        if parallel.rank == 0 and run.mixture.report.num_skipped:
+            from rich.console import Console
+
+            Console(stderr=True).print(run.mixture.report.table())
+        result = run.trainer.run(resume)
+        folder = run.export()
+    finally:
+        parallel.close()
+    if parallel.rank == 0:
+        _report(chosen, result.steps, result.loss, out, folder)
 
 
 def _train_demo_images(given: dict[str, Any], out: Path, resume: bool) -> None:

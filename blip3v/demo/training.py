@@ -22,7 +22,7 @@ from blip3v.demo.features import load_features
 from blip3v.demo.model import demo_model, demo_processor
 from blip3v.demo.stages import CAPTION_SHARE, ShuffledQuestions, demo_captions, demo_questions
 from blip3v.demo.workers import Report
-from blip3v.train.checkpoint import export
+from blip3v.train.export import export
 from blip3v.train.loop import Trainer, TrainingData
 from blip3v.train.metrics import Metrics
 from blip3v.train.progress import Silent

@@ -39,7 +39,8 @@ class TrainingSteps:
             log_every=iterations,
             checkpoint_every=0,
         )
-        batch = synthetic_batch(self.config, text_tokens_of(self.request), self.request.batch)
+        text = text_tokens_of(self.request)
+        batch = synthetic_batch(self.config, text, self.request.batch, recipe.packed)
         pinned = next(self.model.parameters()).is_cuda
         data = ReadyData(batch, self.request.batch * iterations, pinned)
         Trainer(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from blip3v.profiling.request import Request
 from blip3v.profiling.summary import summarise
 from blip3v.profiling.trace import read_trace, understand
 from blip3v.profiling.workloads import build, device_of
+from blip3v.train.metrics import peak_memory
 
 TRACE, SUMMARY = "trace.json.gz", "summary.json"
 
@@ -66,6 +65,4 @@ def run_torch(request: Request, folder: Path) -> dict[str, Any]:
 def _peak_memory(on_gpu: bool) -> dict[str, Any]:
     if on_gpu:
         return {"peak_memory_bytes": torch.cuda.max_memory_allocated(), "memory_of": "tensors on the GPU"}
-    unit = 1 if sys.platform == "darwin" else 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"peak_memory_bytes": most, "memory_of": "the whole process"}
+    return {"peak_memory_bytes": peak_memory(None), "memory_of": "the whole process"}

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from blip3v.data.batches import BatchOrder, Place
+from blip3v.data.batches import Place, SampleOrder
+from blip3v.data.loader import SampleLoader
+from blip3v.data.packing import count_tokens
 from blip3v.errors import UserError
-from blip3v.ranges import ranged, stage_range
+from blip3v.models.configuration import Blip3VideoConfig
+from blip3v.models.cost import batch_flops
+from blip3v.models.frozen_vision import FrozenVision
+from blip3v.ranges import stage_range
+from blip3v.train.activation import checkpoint_activations
 from blip3v.train.checkpoint import Checkpointer
-from blip3v.train.metrics import Metrics
+from blip3v.train.compilation import compile_regions
+from blip3v.train.metrics import Metrics, StepNumbers
 from blip3v.train.optimizer import build_adamw, frozen, learning_rate
 from blip3v.train.parallel import Parallel, SingleDevice
 from blip3v.train.recipe import Recipe
+from blip3v.train.step import Batch, Step, StepOutcome
 from blip3v.train.termination import EXIT_TERMINATED, termination_flag
-
-Batch = dict[str, Tensor]
 
 
 class TrainingData(Protocol):
@@ -51,19 +58,26 @@ class TrainingResult:
 class Trainer:
     """Trains a model by a recipe, on whatever the parts stand for.
 
+    Every rank makes one, with the same arguments but for `parallel`.
+
     Args:
         model: called with a batch and use_cache=False, returns an object whose `loss` is the mean over the
-            labels that count (-100 does not, nor does the first label of a row, as nothing predicts it). It
-            is trained in place.
+            labels that count (-100 does not, nor does the first label of a row, as nothing predicts it). The
+            object is a dict or a dataclass of transformers' kind: FSDP2 finds no tensors in others. It is
+            trained in place.
         recipe: what to do.
         dataset: samples by `Place`.
-        collate: list of samples -> batch with "input_ids" and "labels" [B,L].
+        collate: list of samples -> batch, padded or packed (see `blip3v.data.packing`).
         parallel: how a step is spread over devices.
         build_optimizer: makes the optimizer from the model and the recipe, after freezing.
         checkpoints: where to keep checkpoints; None keeps none.
         metrics: takes the numbers.
+        lengths: about how many tokens each sample has, for an even share of every device; None shares by
+            number alone.
+        on_begin: called when training begins or goes on, with the number of steps done before.
         on_step: called after each step with the number of steps done and its loss, a detached scalar on the
             device.
+        on_skip: called with the place of a broken sample and the reason.
     """
 
     def __init__(
@@ -77,49 +91,57 @@ class Trainer:
         build_optimizer: Callable[[nn.Module, Recipe], torch.optim.Optimizer] = build_adamw,
         checkpoints: Checkpointer | None = None,
         metrics: Metrics | None = None,
+        lengths: Sequence[int] | np.ndarray | None = None,
+        on_begin: Callable[[int], None] | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
+        on_skip: Callable[[Place, str], None] | None = None,
     ) -> None:
-        self.recipe, self.dataset, self.collate = recipe, dataset, collate
+        self.model, self.recipe, self.dataset, self.collate = model, recipe, dataset, collate
         self.parallel = SingleDevice() if parallel is None else parallel
-        self.build_optimizer, self.checkpoints, self.on_step = build_optimizer, checkpoints, on_step
+        self.build_optimizer, self.checkpoints = build_optimizer, checkpoints
         self.metrics = Metrics() if metrics is None else metrics
-        self.model = model
-        self.order = BatchOrder(len(dataset), recipe.batch_size, recipe.seed)
-        self.batches_per_step = recipe.accumulation * self.parallel.world_size
-        in_epochs = math.ceil(recipe.epochs * self.order.batches_per_epoch / self.batches_per_step)
+        self.on_begin, self.on_step, self.on_skip = on_begin, on_step, on_skip
+        self.order = SampleOrder(len(dataset), recipe.seed, lengths if recipe.balanced else None)
+        self.samples_per_step = recipe.batch_size * recipe.accumulation * self.parallel.world_size
+        in_epochs = recipe.epochs * self.order.steps_per_epoch(self.samples_per_step)
         self.total_steps = in_epochs if recipe.max_steps is None else recipe.max_steps
         self._fingerprint = dataset.fingerprint
-        self._unread: list[tuple[Tensor, Tensor]] = []
-        self._unread_samples = 0
+        self._unread: list[tuple[StepOutcome, StepNumbers]] = []
 
     def run(self, resume: bool = False) -> TrainingResult:
         """Train to the end. With `resume`, go on from the newest checkpoint if there is one.
 
-        SIGTERM ends the run after the step at hand, with a checkpoint, by SystemExit(143).
+        SIGTERM on any rank ends the run after the step at hand, with a checkpoint, by SystemExit(143).
 
         Raises:
             UserError: the loss is not finite; resuming with another recipe or other data; a new run where
-                checkpoints of an earlier one lie.
+                checkpoints of an earlier one lie; the last checkpoint cannot be written.
         """
         with ExitStack() as stack:
             stack.enter_context(frozen_training(self.model, self.recipe))
             model = self.parallel.wrap(self.model)
             optimizer = self.build_optimizer(model, self.recipe)
+            if self.checkpoints is not None:
+                stack.callback(self.checkpoints.close)
             step = self._begin(model, optimizer, resume)
+            position = self.order.first_sample(step, self.samples_per_step)
+            if self.on_begin is not None:
+                self.on_begin(step)
             terminated = stack.enter_context(termination_flag())
-            self.metrics.start(self.recipe.name, step, self.total_steps)
+            self.metrics.start(self.recipe.name, step, self.total_steps, self.parallel)
             stack.callback(self.metrics.finish)
-            batches = self._batches(step)
+            take_step = Step(model, optimizer, self.parallel, self.recipe, self._vision())
+            batches = self._batches(step, position)
+            stack.callback(batches.close)
             while step < self.total_steps:
                 rate = learning_rate(step, self.total_steps, self.recipe)
-                with stage_range("data"):
-                    drawn = list(islice(batches, self.recipe.accumulation))
-                loss = self._step(model, optimizer, drawn, rate)
-                step += 1
+                drawn, numbers = self._draw(batches, position)
+                outcome = take_step(drawn, rate, partial(self._note, numbers))
+                step, position = step + 1, self.order.after(position, self.samples_per_step)
                 if self.on_step is not None:
-                    self.on_step(step, loss)
+                    self.on_step(step, outcome.loss)
                 # Read once: a signal between two looks would end the run without its checkpoint.
-                stopping = terminated.is_set()
+                stopping = self.parallel.any(terminated.is_set())
                 ending = stopping or step == self.total_steps
                 line_due = step == self.total_steps or step % self.recipe.log_every == 0
                 checkpoint_due = ending or self._checkpoint_due(step)
@@ -128,81 +150,87 @@ class Trainer:
                 if line_due:
                     self.metrics.write(step, rate)
                 if checkpoint_due:
-                    self._save(step, model, optimizer)
+                    self._save(step, position, model, optimizer, wait=ending)
                 if stopping and step < self.total_steps:
                     raise SystemExit(EXIT_TERMINATED)
             return TrainingResult(step, self.metrics.smoothed_loss or 0.0, self.metrics.seconds)
 
-    @ranged(stage_range, "training step")
-    def _step(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch], rate: float
-    ) -> Tensor:
-        """One optimizer step over the batches; returns the mean loss over all their labels."""
-        # Each batch's mean loss counts by its labels, so the step is the one of a single large batch.
-        counts = [int((batch["labels"][:, 1:] != -100).sum()) for batch in batches]
-        total = max(1, self.parallel.total(sum(counts)))
-        device = self.parallel.device
-        loss = torch.zeros((), device=device)
-        for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
-            with stage_range("data"):
-                batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-            with self.parallel.accumulate(model, last=index == len(batches) - 1):
-                autocast = self.recipe.bf16 and device.type == "cuda"
-                with stage_range("forward"), torch.autocast(device.type, torch.bfloat16, autocast):
-                    mean = model(**batch, use_cache=False).loss
-                # Gradients of several processes are averaged, hence the factor.
-                share = mean * (count / total)
-                with stage_range("backward"):
-                    (share * self.parallel.world_size).backward()
-            loss += share.detach()
-        loss = self.parallel.total_loss(loss)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        with stage_range("clip gradients"):
-            norm = self.parallel.clip(parameters, self.recipe.clip_norm)
-        self._unread.append((loss, norm))
-        self._unread_samples += sum(len(batch["labels"]) for batch in batches) * self.parallel.world_size
-        if device.type == "cpu":
+    def _vision(self) -> FrozenVision | None:
+        """The frozen vision encoder, if it runs outside the model; made late, because it may copy weights."""
+        recipe, device = self.recipe, self.parallel.device
+        encoder = getattr(self.model, "vision_encoder", None)
+        if encoder is None or "vision_encoder" not in recipe.frozen:
+            return None
+        if recipe.vision == "eager" and not recipe.vision_fp8 and device.type == "cpu":
+            return None
+        # On a GPU always: within the model autocast would cast all its weights again in every step.
+        dtype = torch.bfloat16 if recipe.bf16 and device.type == "cuda" else None
+        return FrozenVision(encoder, mode=recipe.vision, fp8=recipe.vision_fp8, device=device, dtype=dtype)
+
+    def _draw(self, batches: SampleLoader, position: int) -> tuple[list[Batch], StepNumbers]:
+        """This rank's micro-batches of the step at `position`, and what is known of it before it is taken."""
+        stalled, skipped = batches.stall_seconds, batches.skipped
+        with stage_range("data"):
+            drawn = list(islice(batches, self.recipe.accumulation))
+        config = getattr(self.model, "config", None)
+        return drawn, StepNumbers(
+            loss=math.nan,
+            grad_norm=math.nan,
+            samples=len(self.order.samples(position, self.samples_per_step)),
+            tokens=sum(map(count_tokens, drawn)),
+            flops=sum(batch_flops(config, batch) for batch in drawn)
+            if isinstance(config, Blip3VideoConfig)
+            else 0,
+            stall=batches.stall_seconds - stalled,
+            skipped=batches.skipped - skipped,
+        )
+
+    def _note(self, numbers: StepNumbers, outcome: StepOutcome) -> None:
+        self._unread.append((outcome, numbers))
+        if self.parallel.device.type == "cpu":
             # Reading a number costs nothing here; on a GPU it would make the step wait.
             self._read_numbers()
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with stage_range("optimizer"):
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return loss
 
     def _read_numbers(self) -> None:
         """Bring the numbers of the last steps to the metrics, and stop if one is not finite."""
         if not self._unread:
             return
-        losses, norms = (torch.stack(values).tolist() for values in zip(*self._unread, strict=True))
+        outcomes, known = zip(*self._unread, strict=True)
         self._unread.clear()
+        losses = torch.stack([outcome.loss for outcome in outcomes]).tolist()
+        norms = torch.stack([outcome.norm for outcome in outcomes]).tolist()
         if not all(map(math.isfinite, [*losses, *norms])):
-            kept = self.checkpoints.latest() if self.checkpoints is not None else None
+            kept = None
+            if self.checkpoints is not None:
+                kept = self.checkpoints.latest()
             raise UserError(
                 f"recipe {self.recipe.name}: not finite: loss {losses[-1]}, gradient norm {norms[-1]}; "
                 f"{f'the last good checkpoint is {kept}' if kept else 'no checkpoint was kept'}; "
                 "lower the learning rate, lengthen the warm-up or look for broken samples"
             )
-        self.metrics.add(losses, norms, self._unread_samples)
-        self._unread_samples = 0
+        for numbers, outcome, loss, norm in zip(known, outcomes, losses, norms, strict=True):
+            self.metrics.add(replace(numbers, loss=loss, grad_norm=norm, label_tokens=outcome.labels))
 
-    def _batches(self, step: int) -> Iterator[Batch]:
-        """This process's batches from `step` on."""
-        stop = self.total_steps * self.batches_per_step
-        if self.recipe.max_steps is None:
-            stop = min(stop, self.recipe.epochs * self.order.batches_per_epoch)
-        start = step * self.batches_per_step + self.parallel.rank
-        loader = DataLoader(
-            cast("torch.utils.data.Dataset[Any]", self.dataset),
-            batch_sampler=cast(Any, self.order.batches(start, stop, self.parallel.world_size)),
-            collate_fn=self.collate,
-            num_workers=self.recipe.workers,
-            pin_memory=self.parallel.device.type == "cuda",
-            # Its own generator: a loader draws a seed at its start, which must not move the model's dropout.
-            generator=torch.Generator().manual_seed(self.recipe.seed),
+    def _batches(self, step: int, position: int) -> SampleLoader:
+        """This rank's micro-batches from `position` on."""
+        places = self.order.micro_batches(
+            position,
+            self.total_steps - step,
+            self.samples_per_step,
+            self.parallel.rank,
+            self.parallel.world_size,
+            self.recipe.accumulation,
         )
-        return iter(loader)
+        return SampleLoader(
+            self.dataset,
+            places,
+            self.collate,
+            workers=self.recipe.workers,
+            prefetch=self.recipe.prefetch,
+            pin_memory=self.parallel.device.type == "cuda",
+            seed=self.recipe.seed,
+            on_skip=self.on_skip,
+        )
 
     def _checkpoint_due(self, step: int) -> bool:
         every = self.recipe.checkpoint_every
@@ -210,7 +238,7 @@ class Trainer:
 
     def _begin(self, model: nn.Module, optimizer: torch.optim.Optimizer, resume: bool) -> int:
         """Steps done before: 0 for a new run; a resumed one is put back to where its checkpoint was."""
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.recipe.seed + self.parallel.rank)
         latest = self.checkpoints.latest() if self.checkpoints is not None else None
         if self.checkpoints is None or latest is None:
             return 0
@@ -228,40 +256,41 @@ class Trainer:
             raise UserError(
                 f"cannot resume {latest}: the data differ from those it was trained on; use the same file"
             )
-        if state["world_size"] != self.parallel.world_size:
+        if state["samples_per_step"] != self.samples_per_step:
             raise UserError(
-                f"cannot resume {latest} on {self.parallel.world_size} devices: "
-                f"it ran on {state['world_size']}; use as many"
+                f"cannot resume {latest}: its steps had {state['samples_per_step']} samples, and batch "
+                f"size x accumulation x devices is {self.samples_per_step} here; choose a batch size and an "
+                "accumulation that make as many"
             )
         self.checkpoints.load(latest, model, optimizer)
         self.metrics.load_state(state["metrics"])
         return int(state["step"])
 
-    def _save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        if self.checkpoints is None or self.parallel.rank != 0:
+    def _save(
+        self, step: int, position: int, model: nn.Module, optimizer: torch.optim.Optimizer, wait: bool
+    ) -> None:
+        if self.checkpoints is None:
             return
         state = {
             "recipe": self.recipe.to_json(),
             "data": self._fingerprint,
-            "world_size": self.parallel.world_size,
-            "epoch": self.order.position(step * self.batches_per_step)[0],
+            "samples_per_step": self.samples_per_step,
+            "position": position,
+            "epoch": position // self.order.num_samples,
             "metrics": self.metrics.state(),
         }
-        self.checkpoints.save(step, model, optimizer, state)
+        self.checkpoints.save(step, model, optimizer, state, wait=wait)
 
 
 @contextmanager
 def frozen_training(model: nn.Module, recipe: Recipe) -> Iterator[None]:
-    """Within: training mode, the recipe's modules frozen, activations recomputed if it says so."""
+    """Within: training mode, the recipe's modules frozen, blocks recomputed and compiled if it says so."""
     was_training = model.training
     model.train()
-    checkpointing = recipe.gradient_checkpointing
-    if checkpointing:
-        cast(Any, model).gradient_checkpointing_enable({"use_reentrant": False})
-    try:
-        with frozen(model, recipe.frozen):
-            yield
-    finally:
-        if checkpointing:
-            cast(Any, model).gradient_checkpointing_disable()
-        model.train(was_training)
+    with ExitStack() as stack:
+        stack.callback(model.train, was_training)
+        stack.enter_context(frozen(model, recipe.frozen))
+        stack.enter_context(checkpoint_activations(model, recipe.activation_checkpointing))
+        if recipe.compiled:
+            stack.enter_context(compile_regions(model))
+        yield

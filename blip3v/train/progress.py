@@ -8,7 +8,7 @@ from typing import Any, Protocol, TextIO
 
 
 class Display(Protocol):
-    """Shows the lines of `Metrics`."""
+    """Shows the lines of `Metrics`, or passes them on."""
 
     def start(self, name: str, step: int, total_steps: int) -> None: ...
 
@@ -18,11 +18,20 @@ class Display(Protocol):
 
 
 def summary(line: dict[str, Any]) -> str:
-    """A log line in words."""
-    return (
-        f"loss {line['smoothed_loss']:.3f}  {line['samples_per_second']:.1f} samples/s  "
-        f"lr {line['learning_rate']:.1e}  ETA {clock(line['eta_seconds'])}"
-    )
+    """A log line in words; what a line does not know is left out."""
+    parts = [f"loss {line['smoothed_loss']:.3f}", f"{line['samples_per_second']:.1f} samples/s"]
+    if line.get("tokens_per_second"):
+        parts.append(f"{line['tokens_per_second']:.0f} tokens/s")
+    if line.get("mfu") is not None:
+        parts.append(f"MFU {line['mfu']:.1%}")
+    if line.get("stall_share") is not None:
+        parts.append(f"waiting for data {line['stall_share']:.0%}")
+    if line.get("memory_bytes"):
+        parts.append(f"{line['memory_bytes'] / 2**30:.1f} GiB")
+    if line.get("skipped"):
+        parts.append(f"skipped {line['skipped']}")
+    parts += [f"lr {line['learning_rate']:.1e}", f"ETA {clock(line['eta_seconds'])}"]
+    return "  ".join(parts)
 
 
 def clock(seconds: float) -> str:

@@ -53,7 +53,7 @@ def test_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["dance"]) == 2
     assert capsys.readouterr().err == (
         "blip3v: error: no command 'dance': "
-        "choose one of demo, train, generate, stream, bench, profile, doctor\n"
+        "choose one of demo, train, export, data, generate, stream, bench, profile, doctor\n"
     )
 
 

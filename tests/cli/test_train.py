@@ -74,8 +74,8 @@ def test_errors_are_one_line_and_exit_code_2(
     (tmp_path / "bad.jsonl").write_text("{}\n")
     cases = [
         (unknown, "no recipe 'nope': choose one of image-captions, video-captions"),
-        (_arguments(folder, tmp_path, data=tmp_path / "no.jsonl"), "no such annotation file"),
-        (_arguments(folder, tmp_path, data=tmp_path / "bad.jsonl"), "bad.jsonl:1: 'id' is missing"),
+        (_arguments(folder, tmp_path, data=tmp_path / "no.jsonl"), "no such file"),
+        (_arguments(folder, tmp_path, data=tmp_path / "bad.jsonl"), "gives no records (1 x malformed entry)"),
         (_arguments(folder, tmp_path, model=tmp_path / "empty"), "no config.json in"),
         (_arguments(folder, tmp_path, video_tokens=32), "pass --video-tokens 4"),
         (_arguments(folder, tmp_path, batch_size=0), "batch_size cannot be 0"),

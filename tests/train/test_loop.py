@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from blip3v.data.batches import BatchOrder
+from blip3v.data.batches import SampleOrder
 from blip3v.data.dataset import FeatureDataset, VideoDataset
 from blip3v.errors import UserError
 from blip3v.models.vision import encode_frames
@@ -41,7 +41,8 @@ def _losses(trainer: Trainer) -> list[float]:
 def test_accumulated_steps_equal_steps_on_the_joined_batch(
     new_model: Callable[..., Any], recipe: Callable[..., Any], dataset: VideoDataset, processor: Any
 ) -> None:
-    # 7 samples in batches of 3, 3 and 1: the batches of a step differ in samples, lengths and labels.
+    # 7 samples in steps of 6 (two batches of 3) and 1 (one sample, and a batch without any): the batches of a
+    # step differ in samples, lengths and labels.
     # The loss is computed in float32; a large epsilon keeps AdamW from blowing up
     # its rounding where gradients vanish.
     settings = recipe(clip_norm=0.5, frozen=(), epsilon=1e-3)
@@ -57,9 +58,9 @@ def test_accumulated_steps_equal_steps_on_the_joined_batch(
     decayed = [p for _, p in named if not any(p is other for other in plain)]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0}]
     optimizer = torch.optim.AdamW(groups, eps=1e-3)
-    order = BatchOrder(len(dataset), 3, settings.seed)
+    order = SampleOrder(len(dataset), settings.seed)
     for step in range(settings.max_steps):
-        places = order.batch(2 * step) + order.batch(2 * step + 1)
+        places = [place for batch in order.step(order.first_sample(step, 6), 6)[0] for place in batch]
         batch = processor.collate([dataset[place] for place in places])
         labels = batch.pop("labels")
         logits = expected(**batch).logits
@@ -106,19 +107,36 @@ def test_the_number_of_steps_follows_epochs_or_max_steps(
         assert trainer.run().steps == trainer.total_steps
         assert metrics.state()["samples"] == 7 * settings.epochs  # every sample once in each epoch
         steps.append(trainer.total_steps)
-    assert steps == [2, 5, 1]  # of 3, 9 and 3 batches
+    assert steps == [2, 6, 1]  # of 6, 6 and 9 samples; none crosses the end of an epoch
     assert _trainer(new_model(), recipe(max_steps=50, epochs=1), dataset, processor).total_steps == 50
 
 
-def test_gradient_checkpointing_and_workers_change_no_loss(
+def test_how_it_is_computed_changes_no_loss(
     new_model: Callable[..., Any], recipe: Callable[..., Any], dataset: VideoDataset, processor: Any
 ) -> None:
     plain = _losses(_trainer(new_model(), recipe(max_steps=3), dataset, processor))
-    model = new_model()
-    saving = recipe(max_steps=3, gradient_checkpointing=True)
-    assert _losses(_trainer(model, saving, dataset, processor)) == pytest.approx(plain, rel=1e-5)
-    assert not model.is_gradient_checkpointing
+    for mode in ("selective", "full"):
+        saving = recipe(max_steps=3, activation_checkpointing=mode)
+        assert _losses(_trainer(new_model(), saving, dataset, processor)) == pytest.approx(plain, rel=1e-5)
+    outside = recipe(max_steps=3, vision="compile")
+    assert _losses(_trainer(new_model(), outside, dataset, processor)) == pytest.approx(plain, rel=1e-5)
     assert _losses(_trainer(new_model(), recipe(max_steps=3, workers=2), dataset, processor)) == plain
+
+
+def test_packed_batches_give_the_same_losses(
+    new_model: Callable[..., Any], recipe: Callable[..., Any], dataset: VideoDataset, processor: Any
+) -> None:
+    padded = _losses(_trainer(new_model(), recipe(), dataset, processor))
+    metrics = Metrics(None, Silent())
+    trainer = Trainer(
+        new_model(),
+        recipe(),
+        dataset,
+        processor.collate_packed,
+        parallel=SingleDevice("cpu"),
+        metrics=metrics,
+    )
+    assert _losses(trainer) == pytest.approx(padded, rel=1e-4)
 
 
 def test_stored_features_train_like_pixels(
@@ -173,8 +191,8 @@ def test_the_log_agrees_with_the_callback(
     assert [line["step"] for line in lines] == [4, 6]  # the last step is always written
     assert lines[0]["loss"] == pytest.approx(sum(losses[:4]) / 4)
     assert lines[1]["loss"] == pytest.approx(sum(losses[4:]) / 2)
-    # batches of 3, 3, 1, 3, 3, 1, ...
-    assert [line["samples"] for line in lines] == [3 + 3 + 1 + 3 + 3 + 1 + 3 + 3, 28]
+    # steps of 6, 1, 6, 1, ...
+    assert [line["samples"] for line in lines] == [14, 21]
 
 
 def test_sigterm_leaves_a_checkpoint_of_the_step_at_hand(
@@ -235,18 +253,19 @@ def test_a_device_takes_its_share_of_the_batches(
     tmp_path: Path, recipe: Callable[..., Any], dataset: VideoDataset, processor: Any
 ) -> None:
     settings, parallel, model = recipe(max_steps=2, frozen=(), clip_norm=100.0), TwoDevices(), Recorder()
-    trainer = _trainer(
-        model, settings, dataset, processor, parallel=parallel, checkpoints=Checkpointer(tmp_path)
-    )
-    losses = _losses(trainer)
+    losses = _losses(_trainer(model, settings, dataset, processor, parallel=parallel))
     assert losses[0] == pytest.approx(3.0)
     assert parallel.exchanges == [False, True] * 2
-    order = BatchOrder(len(dataset), 3, settings.seed)
+    # Steps of 12 samples where there are 7: the second of two devices gets 2 and 1 of them.
+    order = SampleOrder(len(dataset), settings.seed)
+    shares = [order.step(order.first_sample(step, 12), 12, 2, 2)[1] for step in range(2)]
     expected = [
-        processor.collate([dataset[place] for place in order.batch(n)])["input_ids"] for n in (1, 3, 5, 7)
+        processor.collate([dataset[place] for place in batch])["input_ids"]
+        for step in shares
+        for batch in step
     ]
+    assert [len(batch) for batch in expected] == [2, 1, 2, 1]
     assert all(torch.equal(a, b) for a, b in zip(model.batches, expected, strict=True))
-    assert not list(tmp_path.iterdir())  # the first process writes the checkpoints
 
 
 @pytest.mark.gpu
