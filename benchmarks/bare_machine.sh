@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, on a machine without network: benchmarks/bare_machine.sh RESULTS [part ...]
 #
-# Parts: build, tests, ops, stages, tokens, train, end_to_end, sanitize; all of them unless some are named. Each writes
-# RESULTS/<part>.log, and RESULTS/<part>.done when it passed: run again, it goes on with what is not done, and a level
-# of `blip3v bench` with the row it was at. A part that fails does not stop the others. SECONDS_PER_PART (default 240)
-# bounds each. Needs nvcc, and the headers of CUTLASS in CUTLASS_PATH or the nvidia-cutlass wheel. What Python lacks is
-# installed from the wheels in WHEELS, if that is set.
+# Parts: build, tests, ops, stages, tokens, train, learning, end_to_end, sanitize; all of them unless some are named.
+# Each writes RESULTS/<part>.log, and RESULTS/<part>.done when it passed: run again, it goes on with what is not done, and
+# a level of `blip3v bench` with the row it was at. A part that fails does not stop the others. SECONDS_PER_PART (default
+# 240) bounds each but learning, which trains for LEARNING_MINUTES (default 5) and has ten more to load and compile. Needs
+# nvcc, and the headers of CUTLASS in CUTLASS_PATH or the nvidia-cutlass wheel. What Python lacks is installed from the
+# wheels in WHEELS, if that is set.
 set -u
 cd "$(dirname "$0")/.."
 results=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -13,6 +14,7 @@ shift
 python=${PYTHON:-python3}
 limit=${SECONDS_PER_PART:-240}
 device=${DEVICE:-cuda}
+learning_minutes=${LEARNING_MINUTES:-5}
 export BLIP3V_REQUIRE_GPU=1 PYTHONUNBUFFERED=1 PYTHONPATH=$PWD
 
 build() { # in place: nothing is fetched
@@ -27,7 +29,15 @@ level() { "$python" -m blip3v.cli.main bench "$1" --device "$device" --out "$res
 ops() { level ops; }
 stages() { level stages; }
 tokens() { level tokens; }
-train() { level train; }
+train() {
+  level train
+  "$python" -m benchmarks.train.worth "$results/train.json" || true # where the fastest cannot run
+  "$python" -m benchmarks.train.hours "$results/train.json"
+}
+learning() {
+  rm -rf "$results/learning" # of a run that did not pass
+  "$python" -m benchmarks.train.learning --device "$device" --minutes "$learning_minutes" --out "$results/learning"
+}
 end_to_end() { level end_to_end; }
 
 sanitize() {
@@ -38,13 +48,15 @@ sanitize() {
   done
 }
 
-export -f build tests level ops stages tokens train end_to_end sanitize
-export python results device
-[ $# -gt 0 ] || set -- build tests ops stages tokens train end_to_end sanitize
+export -f build tests level ops stages tokens train learning end_to_end sanitize
+export python results device learning_minutes
+[ $# -gt 0 ] || set -- build tests ops stages tokens train learning end_to_end sanitize
 for part in "$@"; do
   [ -e "$results/$part.done" ] && { echo "$part: done before"; continue; }
   start=$SECONDS
-  if timeout "$limit" bash -euo pipefail -c "$part" >"$results/$part.log" 2>&1; then
+  allowed=$limit
+  [ "$part" != learning ] || allowed=$(((${learning_minutes%.*} + 10) * 60))
+  if timeout "$allowed" bash -euo pipefail -c "$part" >"$results/$part.log" 2>&1; then
     touch "$results/$part.done"
     echo "$part: passed in $((SECONDS - start)) s"
   else

@@ -11,17 +11,8 @@ from typing import Any
 
 import torch
 
+from blip3v.models.cost.data_sheet import data_sheet_of
 from blip3v.testing.timing import time_call
-
-DATA_SHEET = {
-    # device name contains: (dense bf16/fp16 FLOP/s, float32 FLOP/s outside the tensor cores, bytes/s)
-    "H200": (989.4e12, 66.9e12, 4.8e12),
-    "H100 PCIe": (756e12, 51e12, 2.0e12),
-    "H100 NVL": (835e12, 60e12, 3.9e12),
-    "H100": (989.4e12, 66.9e12, 3.35e12),
-    "A100": (312e12, 19.5e12, 2.04e12),
-}
-"""NVIDIA's data sheets, dense (no sparsity); the first name that fits."""
 
 PRODUCT = {"cuda": 8192, "cpu": 1024}
 COPIED = {"cuda": 2**30, "cpu": 2**26}
@@ -78,9 +69,9 @@ def _product_rate(device: str, dtype: torch.dtype, side: int) -> float:
 
 def _data_sheet(device: str) -> tuple[dict[str, float], float | None, str]:
     if torch.device(device).type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for part, (tensor, plain, moved) in DATA_SHEET.items():
-            if part in name:
-                limits = {"bfloat16": tensor, "float16": tensor, "float32": plain}
-                return limits, moved, f"data sheet of {part}"
+        found = data_sheet_of(torch.cuda.get_device_name(device))
+        if found is not None:
+            part, (tensor, plain, moved) = found
+            limits = {"bfloat16": tensor, "float16": tensor, "float32": plain}
+            return limits, moved, f"data sheet of {part}"
     return {}, None, "not known"

@@ -78,6 +78,7 @@ COLUMNS = {
     "gbytes_per_s": Column("GB/s", _better("gbytes_per_s")),
     "roofline_share": Column("roofline", of_field("roofline_share", _percent)),
     "peak_memory_bytes": Column("memory", of_field("peak_memory_bytes", memory)),
+    "activation_checkpointing": Column("recompute", of_field("activation_checkpointing", str)),
     "error": Column("error", of_field("error", lambda error: f"{error:.1e}".replace("e-0", "e-"))),
 }
 """By field. A level's own numbers come after them, see `_own`."""
@@ -91,7 +92,7 @@ CHOSEN = {
     ),
     "train": (
         *("p20_ms", "samples_per_s", "tokens_per_s", "tflops", "mfu"),
-        *("data_stall_ms", "peak_memory_bytes", "error"),
+        *("data_stall_ms", "activation_checkpointing", "peak_memory_bytes", "error"),
     ),
     "decode": ("p20_ms", "clips_per_s", "frames_per_s", "first_frame_ms", "cpu_ms", "difference"),
 }

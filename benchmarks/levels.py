@@ -174,10 +174,10 @@ def _decode(choice: Choice, ceilings: Ceilings | None) -> list[Part]:
 def _end_to_end(choice: Choice, ceilings: Ceilings | None) -> list[Part]:
     from benchmarks.end_to_end.bench_end_to_end import DIRECTIONS as WAYS
     from benchmarks.end_to_end.bench_end_to_end import TOKENS, end_to_end_rows
-    from benchmarks.train.bench_train import PEERS
+    from benchmarks.train.setups import BACKENDS
 
     refuse(choice, "op", "dtype")
-    check("--peer", choice.peer, PEERS)
+    check("--peer", choice.peer, BACKENDS)
     check("--direction", choice.direction, WAYS)
     cases = choice.case or [f"{choice.preset}_{tokens}_tokens" for tokens in TOKENS[choice.preset]]
     chosen = (choice.peer, choice.direction, choice.repeats)
