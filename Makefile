@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 # A GPU is there and its driver answers.
 GPU := $(shell nvidia-smi -L 2>/dev/null)
 
@@ -18,7 +19,7 @@ NATIVE  := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find c
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/demo
-	$(BIN)/blip3v demo
+	$(BIN)/blip3v demo $(DEMO_ARGS)
 
 test: $(STAMPS)/test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

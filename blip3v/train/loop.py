@@ -29,6 +29,7 @@ from blip3v.train.metrics import Metrics, StepNumbers
 from blip3v.train.optimizer import build_adamw, frozen, learning_rate
 from blip3v.train.parallel import Parallel, SingleDevice
 from blip3v.train.recipe import Recipe
+from blip3v.train.resume import require_same_run
 from blip3v.train.step import Batch, Step, StepOutcome
 from blip3v.train.termination import EXIT_TERMINATED, termination_flag
 
@@ -247,21 +248,7 @@ class Trainer:
                 f"{latest.parent} holds checkpoints of an earlier run; resume it or choose another folder"
             )
         state = self.checkpoints.read_state(latest)
-        differences = self.recipe.differences(state["recipe"])
-        if differences:
-            raise UserError(
-                f"cannot resume {latest} with another recipe ({'; '.join(differences)}); use its values"
-            )
-        if state["data"] != self._fingerprint:
-            raise UserError(
-                f"cannot resume {latest}: the data differ from those it was trained on; use the same file"
-            )
-        if state["samples_per_step"] != self.samples_per_step:
-            raise UserError(
-                f"cannot resume {latest}: its steps had {state['samples_per_step']} samples, and batch "
-                f"size x accumulation x devices is {self.samples_per_step} here; choose a batch size and an "
-                "accumulation that make as many"
-            )
+        require_same_run(latest, state, self.recipe, self._fingerprint, self.samples_per_step)
         self.checkpoints.load(latest, model, optimizer)
         self.metrics.load_state(state["metrics"])
         return int(state["step"])

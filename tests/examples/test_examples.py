@@ -135,7 +135,7 @@ def test_torchrun_trains_on_two_processes_and_goes_on(folder: Path, tmp_path: Pa
     assert (tmp_path / "out" / "model" / "config.json").is_file()
 
 
-STEPS = 200
+STEPS = 80
 STAND_INS = {
     "scontrol": '[[ $1 == requeue ]] && touch "$REQUEUED" || echo 127.0.0.1',
     # Flags of srun itself, then the command; it passes SIGTERM on as srun does.
