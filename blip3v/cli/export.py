@@ -28,7 +28,12 @@ def export(
         raise UserError(f"{out} exists already; choose another folder, or remove it")
     if not checkpoint.is_dir():
         raise UserError(f"no such checkpoint: {checkpoint}; a run writes them into OUT/checkpoints")
+    from transformers.utils import logging
+
     from blip3v.train.export import export_checkpoint
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
     export_checkpoint(checkpoint, model, out, released)
     print(f"the model is in {out}")

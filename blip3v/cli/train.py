@@ -78,6 +78,11 @@ def train(
     if data is None or model is None:
         raise UserError(f"recipe {recipe} needs --data FILE and --model DIR")
     # torch and transformers take seconds: only once the recipe is known to be good.
+    from transformers.utils import logging
+
+    # Bars and remarks about loading files would break into the progress.
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     if dry_run or out is None:
         from blip3v.train.dry_run import print_plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -63,6 +64,8 @@ class FullyShard:
             return model
         self._require_equal(model)
         run_every_part(model)
+        # A linear layer's output is a view, which would matter if somebody wrote into it in place.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         whole = _frozen_vision(model)
         if whole is not None:
             whole.to(self.device)
