@@ -157,6 +157,9 @@ class SafetensorsReader(StorageReader):
             for chunk in stored["chunks"]:
                 offsets = torch.Size(chunk["offsets"])
                 chunks.append(ChunkStorageMetadata(offsets, torch.Size(chunk["sizes"])))
+                # Somebody else's index must not have us open files elsewhere.
+                if Path(chunk["file"]).name != chunk["file"]:
+                    raise ValueError(f"{INDEX} names {chunk['file']}, which is no file of its folder")
                 files[MetadataIndex(name, offsets)] = chunk["file"]
             properties = TensorProperties(dtype=DTYPES[stored["dtype"]])
             tensors[name] = TensorStorageMetadata(properties, torch.Size(stored["size"]), chunks)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from blip3v.train.checkpoint.storage import DTYPES, write_safetensors
+from blip3v.train.checkpoint.storage import DTYPES, SafetensorsReader, write_safetensors
 
 
 def test_the_library_reads_every_dtype_and_shape(tmp_path: Path) -> None:
@@ -32,3 +33,12 @@ def test_the_library_reads_every_dtype_and_shape(tmp_path: Path) -> None:
 def test_what_was_not_planned_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"a is torch\.float32 \[2\], planned torch\.float32 \[3\]"):
         write_safetensors(tmp_path / "x", {"a": (torch.float32, torch.Size([3]))}, iter([torch.zeros(2)]))
+
+
+@pytest.mark.parametrize("name", ["../rank-00000.safetensors", "/etc/passwd", "sub/x.safetensors", ".."])
+def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    chunk = {"file": name, "offsets": [0], "sizes": [2]}
+    index = {"model.w": {"dtype": "F32", "size": [2], "chunks": [chunk]}}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="no file of its folder"):
+        SafetensorsReader(tmp_path).read_metadata()
