@@ -35,7 +35,7 @@ def test_what_was_not_planned_is_refused(tmp_path: Path) -> None:
         write_safetensors(tmp_path / "x", {"a": (torch.float32, torch.Size([3]))}, iter([torch.zeros(2)]))
 
 
-@pytest.mark.parametrize("name", ["../rank-00000.safetensors", "/etc/passwd", "sub/x.safetensors", ".."])
+@pytest.mark.parametrize("name", ["../rank-00000.safetensors", "/etc/passwd", "sub/x.safetensors"])
 def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     chunk = {"file": name, "offsets": [0], "sizes": [2]}
     index = {"model.w": {"dtype": "F32", "size": [2], "chunks": [chunk]}}
