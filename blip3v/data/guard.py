@@ -28,7 +28,7 @@ class Samples(Protocol):
     def __getitem__(self, place: Place) -> Any: ...
 
 
-class Skipped(NamedTuple):
+class LeftOut(NamedTuple):
     """A sample that was left out, and why."""
 
     place: Place
@@ -39,7 +39,7 @@ class Delivery(NamedTuple):
     """What a worker hands over: a batch, or the error that there is none, and what was left out of it."""
 
     batch: dict[str, Any] | None
-    skipped: list[Skipped]
+    skipped: list[LeftOut]
     error: str = ""
 
 
@@ -109,14 +109,14 @@ class Guard:
 
     def __call__(self, places: Sequence[Place]) -> Delivery:
         """The batch of `places`; an empty list counts as one placeholder."""
-        skipped: list[Skipped] = []
+        skipped: list[LeftOut] = []
         try:
             return Delivery(self._batch(places or [PLACEHOLDER], skipped), skipped)
         except UserError as error:
             # One line for the user, without the traceback that a worker's exception travels with.
             return Delivery(None, skipped, str(error))
 
-    def _batch(self, places: Sequence[Place], skipped: list[Skipped]) -> dict[str, Any]:
+    def _batch(self, places: Sequence[Place], skipped: list[LeftOut]) -> dict[str, Any]:
         samples = [None if place == PLACEHOLDER else self._sample(place, skipped) for place in places]
         if any(sample is None for sample in samples):
             good = next((sample for sample in samples if sample is not None), None)
@@ -124,7 +124,7 @@ class Guard:
             samples = [blank if sample is None else sample for sample in samples]
         return self.collate(samples)
 
-    def _sample(self, place: Place, skipped: list[Skipped] | None) -> Any | None:
+    def _sample(self, place: Place, skipped: list[LeftOut] | None) -> Any | None:
         reason = self.banned.get(place)
         if reason is None:
             self.blackboard.begin(place)
@@ -138,10 +138,10 @@ class Guard:
             finally:
                 self.blackboard.end()
         if skipped is not None:
-            skipped.append(Skipped(place, reason))
+            skipped.append(LeftOut(place, reason))
         return None
 
-    def _any_sample(self, place: Place, skipped: list[Skipped]) -> Any:
+    def _any_sample(self, place: Place, skipped: list[LeftOut]) -> Any:
         epoch, begin = max(place.epoch, 0), max(place.sample, 0)
         for step in range(1, 1 + min(TRIES, len(self.dataset))):
             # Not reported: whatever is wrong with these is reported when their turn comes.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from blip3v.data.batches import Place, SampleOrder
+from blip3v.data.guard import Samples
 from blip3v.data.loader import SampleLoader
 from blip3v.data.packing import count_tokens
 from blip3v.errors import UserError
@@ -34,17 +35,13 @@ from blip3v.train.step import Batch, Step, StepOutcome
 from blip3v.train.termination import EXIT_TERMINATED, termination_flag
 
 
-class TrainingData(Protocol):
-    """A dataset: the sample at a place depends on the place alone."""
+class TrainingData(Samples, Protocol):
+    """A dataset that says when it is another one."""
 
     @property
     def fingerprint(self) -> str:
         """Changes when the data do."""
         ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, place: Place) -> Any: ...
 
 
 @dataclass(frozen=True)

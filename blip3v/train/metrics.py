@@ -10,27 +10,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from blip3v.models.cost.data_sheet import peak_flops
+from blip3v.train.parallel import Parallel
 from blip3v.train.progress import Display, display_for_terminal
 
 SMOOTHING = 0.98
 """Weight of the past in the smoothed loss, per step."""
-
-
-class Processes(Protocol):
-    """What metrics need of `blip3v.train.parallel.Parallel`."""
-
-    device: torch.device
-    rank: int
-    world_size: int
-
-    def total(self, value: int) -> int:
-        """Sum of a number over all processes; all of them call it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +73,7 @@ class Metrics:
         self.log = None if log is None else Path(log)
         self.displays = [display_for_terminal() if display is None else display, *sinks]
         self.smoothed_loss: float | None = None
-        self.parallel: Processes | None = None
+        self.parallel: Parallel | None = None
         self._smoothing_weight = 0.0
         self._seconds_before = 0.0
         self._samples, self._samples_logged, self._label_tokens, self._skipped = 0, 0, 0, 0
@@ -93,7 +82,7 @@ class Metrics:
         self._losses: list[float] = []
         self._norms: list[float] = []
 
-    def start(self, name: str, step: int, total_steps: int, parallel: Processes | None = None) -> None:
+    def start(self, name: str, step: int, total_steps: int, parallel: Parallel | None = None) -> None:
         """Begin at `step` (0, or where a checkpoint stopped); lines of the log behind it are dropped.
 
         Args:

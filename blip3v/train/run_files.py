@@ -18,7 +18,8 @@ import torch
 import blip3v
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.cost.step import MFU_FORMULA
-from blip3v.train.metrics import Processes, device_peak
+from blip3v.train.metrics import device_peak
+from blip3v.train.parallel import Parallel
 from blip3v.train.recipe import Recipe
 
 RUN = "run.json"
@@ -31,7 +32,7 @@ def record_start(
     data: Path,
     fingerprint: str,
     config: Blip3VideoConfig,
-    parallel: Processes,
+    parallel: Parallel,
     step: int = 0,
 ) -> None:
     """Write `out/run.json`, or add this start to it; every process may call it, the first one writes.
@@ -79,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _start(recipe: Recipe, before: dict[str, Any] | None, parallel: Processes, step: int) -> dict[str, Any]:
+def _start(recipe: Recipe, before: dict[str, Any] | None, parallel: Parallel, step: int) -> dict[str, Any]:
     now = recipe.to_json()
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -129,7 +130,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
-def _peak(parallel: Processes) -> dict[str, Any]:
+def _peak(parallel: Parallel) -> dict[str, Any]:
     peak = device_peak(parallel.device)
     source = "no data sheet: MFU is null" if peak is None else "data sheet, dense bfloat16, per device"
     return {"peak_flops_per_second": peak, "peak_is": source}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blip3v.data.batches import PLACEHOLDER, Place
-from blip3v.data.guard import Blackboard, Guard, Skipped, without_labels
+from blip3v.data.guard import Blackboard, Guard, LeftOut, without_labels
 from blip3v.errors import UserError
 
 
@@ -39,9 +39,9 @@ def test_a_broken_sample_is_reported_and_a_mute_one_stands_in() -> None:
     delivery = guard([Place(0, n) for n in (2, 4, 5, 7, 8)])
     assert _rows(delivery) == [(4, -100), (4, 4), (4, -100), (4, -100), (8, 8)]
     assert delivery.skipped == [
-        Skipped(Place(0, 2), "no such video; look"),
-        Skipped(Place(0, 5), "OSError: torn file"),
-        Skipped(Place(0, 7), "hangs"),
+        LeftOut(Place(0, 2), "no such video; look"),
+        LeftOut(Place(0, 5), "OSError: torn file"),
+        LeftOut(Place(0, 7), "hangs"),
     ]
     assert guard.dataset[Place(0, 4)]["labels"] == 4  # the good one keeps its own
 

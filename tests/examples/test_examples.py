@@ -58,7 +58,7 @@ OPTIONS = (
 def _environment(folder: Path, out: Path, **more: str) -> dict[str, str]:
     # A GPU that happens to be here does not matter: the scripts are tried with processes on a CPU.
     mine = {
-        "MODEL": folder / "fresh", "DATA": folder / "data.jsonl", "OUT": out, "CUDA_VISIBLE_DEVICES": "",
+        "MODEL": folder / "fresh", "DATA": folder / "data.jsonl", "RUN": out, "CUDA_VISIBLE_DEVICES": "",
         "PROCESSES": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
@@ -73,7 +73,7 @@ def _bash(script: str, environment: dict[str, str], *options: str) -> subprocess
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_bash_and_say_what_they_need(script: Path, tmp_path: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
-    environment = {name: value for name, value in os.environ.items() if name not in ("MODEL", "DATA", "OUT")}
+    environment = {name: value for name, value in os.environ.items() if name not in ("MODEL", "DATA", "RUN")}
     run = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True)
     assert run.returncode != 0 and "MODEL: folder of the model" in run.stderr
     assert os.access(script, os.X_OK)
