@@ -1,4 +1,4 @@
-"""`blip3v data check|convert|unpack|rephrase`: data sets, before a run."""
+"""`blip3v data check|convert|unpack|pack|rephrase`: data sets, before a run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ ACTIONS = {
     "check": "read everything that a run would read; say what is kept, and what is not and why",
     "convert": "write a mixture as records in our own format, for example to rephrase their answers",
     "unpack": "turn published .tar.gz chunks of frames into plain .tar files, which are read in place",
+    "pack": "decode every video once into tars of sampled frames, which training reads without decoding",
     "rephrase": "rewrite short answers as sentences, or captions, with a language model behind an address",
 }
 

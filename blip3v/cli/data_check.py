@@ -21,6 +21,8 @@ def check(
     decode: int = 0,
     workers: int = 2,
     num_frames: int = 8,
+    timeout: float = 60.0,
+    memory_gb: float = 4.0,
     allow: float = 1.0,
     seed: int = 42,
     write_json: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
@@ -34,6 +36,8 @@ def check(
         decode: also decode the videos of so many random records.
         workers: processes that decode.
         num_frames: frames to decode of each.
+        timeout: seconds that one video may take; one that takes longer is broken.
+        memory_gb: GiB that decoding one video may take; 0 for no limit.
         allow: share of all entries that may be skipped; 0.01 is one in a hundred.
         seed: of the mixture, as a recipe's, so that the digest is that of a run; and of what is decoded.
         write_json: file for the same as JSON.
@@ -54,7 +58,14 @@ def check(
     if decode > 0:
         with bar(console, f"decoding {decode} videos", decode) as advance:
             decoded = decode_some(
-                mixture.records, decode, workers, num_frames, seed, on_done=lambda _: advance(1)
+                mixture.records,
+                decode,
+                workers,
+                num_frames,
+                seed,
+                on_done=lambda _: advance(1),
+                timeout=timeout,
+                memory=int(memory_gb * 2**30) or None,
             )
     broken = _report_decoded(decoded, console)
     if write_json is not None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import heapq
-import multiprocessing
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from blip3v.data.isolated import Outcome, run_isolated
 from blip3v.data.records import Record
-from blip3v.errors import UserError
-from blip3v.video.decode import read_image, read_video
-
-CRASHED = "the process that decoded it died; leave it out, or convert it to H.264 with ffmpeg"
+from blip3v.video.decode import read_still, read_video
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Decoded:
     Attributes:
         media: path of the video or image.
         seconds: for opening it and reading the frames.
-        error: what is wrong with it, None where nothing is.
+        error: what is wrong with it, on one line with its path; None where nothing is.
     """
 
     media: str
@@ -68,13 +64,18 @@ def decode_some(
     num_frames: int = 8,
     seed: int = 0,
     on_done: Callable[[Decoded], None] | None = None,
+    timeout: float = 60.0,
+    memory: int | None = 4 << 30,
 ) -> list[Decoded]:
     """Decode the media of `count` random records, each once, in processes of their own.
 
-    A video may be so broken that it takes its decoder down with it; the others are decoded all the same.
+    A video may be so broken that it takes its decoder down with it, hangs it, or asks for all memory; the
+    others are decoded all the same.
 
     Args:
-        on_done: told of each, as it is done.
+        on_done: told of each, in their order.
+        timeout: seconds that one may take.
+        memory: bytes that decoding one may take; None for no limit.
     """
     chosen = np.random.default_rng(seed).permutation(len(records))
     wanted: dict[str, Record] = {}
@@ -85,50 +86,25 @@ def decode_some(
         if len(wanted) == count:
             break
     results = []
-    for result in _decode_all(list(wanted.values()), workers, num_frames):
-        results.append(result)
+    for outcome in run_isolated(
+        partial(decode_one, num_frames=num_frames), wanted.values(), workers, timeout, memory
+    ):
+        results.append(_decoded(outcome))
         if on_done is not None:
-            on_done(result)
+            on_done(results[-1])
     return results
 
 
-def decode_one(record: Record, num_frames: int) -> Decoded:
-    """Read the frames of one record as training would."""
-    begin, error = time.perf_counter(), None
-    try:
-        if record.image is not None:
-            read_image(record.image)
-        elif record.video is not None:
-            read_video(record.video, num_frames, span=record.span)
-    except UserError as reason:
-        error = str(reason)
-    except Exception as reason:  # whatever a decoder raises is a broken video here
-        error = f"{type(reason).__name__}: {reason}"
-    return Decoded(str(record.media), time.perf_counter() - begin, error)
+def decode_one(record: Record, num_frames: int) -> None:
+    """Read the frames of one record as training would; what is wrong with them is raised."""
+    if record.image is not None:
+        read_still(Path(record.image))
+    elif record.video is not None:
+        read_video(record.video, num_frames, span=record.span)
 
 
-def _decode_all(records: Sequence[Record], workers: int, num_frames: int) -> Iterator[Decoded]:
-    doubtful: list[Record] = []
-    with _pool(workers) as pool:
-        running: dict[Future[Decoded], Record] = {
-            pool.submit(decode_one, record, num_frames): record for record in records
-        }
-        for future in as_completed(running):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                doubtful.append(running[future])
-    # One death ends a whole pool and does not say whose it was: the rest one by one, each with its own.
-    for record in doubtful:
-        with _pool(1) as pool:
-            try:
-                yield pool.submit(decode_one, record, num_frames).result()
-            except BrokenProcessPool:
-                yield Decoded(str(record.media), 0.0, CRASHED)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # A fork of this process could inherit a lock that a thread of it holds; the server has no threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["blip3v.data.check"])
-    return ProcessPoolExecutor(workers, mp_context=context)
+def _decoded(outcome: Outcome[Record, None]) -> Decoded:
+    media, error = str(outcome.item.media), outcome.error
+    if error and media not in error:  # no sentence of ours, which names the file and a remedy
+        error = f"{media}: {error}; leave it out, or convert it to H.264 with ffmpeg"
+    return Decoded(media, outcome.seconds, error or None)

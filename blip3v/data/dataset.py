@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,8 +13,8 @@ from blip3v.data.batches import Place
 from blip3v.data.conversation import Turn
 from blip3v.data.records import Record, fingerprint
 from blip3v.errors import UserError
-from blip3v.video.decode import read_image, read_video
-from blip3v.video.sampling import Sampler, segment_indices, single_frame_indices
+from blip3v.video.decode import read_still, read_video
+from blip3v.video.sampling import Sampler, single_frame_indices, training_sampler
 from blip3v.video.span import Span
 
 Sample = dict[str, Tensor]
@@ -78,7 +76,7 @@ class VideoDataset(Dataset[Sample]):
         epoch, index = place if isinstance(place, tuple) else (0, place)
         record = self.records[index]
         if record.image is not None:
-            pixels = self.processor.pixels(read_image(record.image)[None], 1, single_frame_indices)
+            pixels = self.processor.pixels(read_still(record.image)[None], 1, single_frame_indices)
         elif record.video is not None:
             pixels = self._pixels(record.video, record.span, self._sampler(epoch, index))
         else:
@@ -94,7 +92,7 @@ class VideoDataset(Dataset[Sample]):
     def _sampler(self, epoch: int, index: int) -> Sampler:
         if self.sampler is not None:
             return self.sampler
-        return partial(segment_indices, generator=np.random.default_rng([self.seed, epoch, index]))
+        return training_sampler(self.seed, epoch, index)
 
 
 class FeatureDataset(Dataset[Sample]):

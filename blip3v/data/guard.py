@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from blip3v.data.batches import PLACEHOLDER, Place
+from blip3v.data.memory_limit import keeps_memory, ran_out_of_memory
 from blip3v.data.packing import IGNORE
 from blip3v.errors import UserError
 
@@ -125,7 +126,7 @@ class Guard:
         return self.collate(samples)
 
     def _sample(self, place: Place, skipped: list[LeftOut] | None) -> Any | None:
-        reason = self.banned.get(place)
+        reason, out_of_memory = self.banned.get(place), False
         if reason is None:
             self.blackboard.begin(place)
             try:
@@ -135,8 +136,13 @@ class Guard:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 if isinstance(error, UserError):
                     reason = str(error)
+                out_of_memory = ran_out_of_memory(error)
             finally:
                 self.blackboard.end()
+        if out_of_memory and keeps_memory():
+            # Not this sample but what others left behind fills the worker: the loader starts a new one, in
+            # which this sample has its chance. Here, where the failed attempt has let its memory go.
+            os._exit(1)
         if skipped is not None:
             skipped.append(LeftOut(place, reason))
         return None

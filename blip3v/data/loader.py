@@ -7,6 +7,8 @@ What happens, each with a test:
 - A worker dies (kill -9, out of memory): stderr says so, the workers are started again at the first batch
   that was not delivered, and the order of batches is what it would have been. A sample on which a worker died
   twice counts as broken. So does one that takes longer than `timeout` seconds; its worker is killed.
+- A sample asks for more than `memory`: that is a sample that cannot be read, or a worker that dies where the
+  decoder does not look for it. A worker that has filled up over many samples ends itself, which costs none.
 - Workers that die again and again without a batch in between: the run stops.
 - With 0 workers samples are made in the main process, where one that hangs or crashes takes the run along.
 """
@@ -20,6 +22,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -27,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from blip3v.data.batches import Place
 from blip3v.data.guard import Blackboard, Delivery, Guard, Samples
+from blip3v.data.memory_limit import limit_memory
 from blip3v.errors import UserError
 
 POLL = 0.5
@@ -50,6 +54,8 @@ class SampleLoader:
             delivered.
         timeout: seconds that one sample may take in a worker.
         restarts: times that the workers may die before a batch is delivered again.
+        memory: bytes by which a worker may grow beyond what it has when it starts (see `limit_memory`); None
+            for no limit. With 0 workers there is none.
 
     Attributes:
         stall_seconds: time that `next` has waited, in sum.
@@ -71,9 +77,10 @@ class SampleLoader:
         on_skip: Callable[[Place, str], None] | None = None,
         timeout: float = 120.0,
         restarts: int = 5,
+        memory: int | None = 8 << 30,
     ) -> None:
         self.workers, self.prefetch, self.pin_memory, self.seed = workers, prefetch, pin_memory, seed
-        self.on_skip, self.timeout, self.restarts = on_skip, timeout, restarts
+        self.on_skip, self.timeout, self.restarts, self.memory = on_skip, timeout, restarts, memory
         self.stall_seconds, self.skipped = 0.0, 0
         self._dataset, self._collate = dataset, collate
         self._to_draw = iter(batches)
@@ -149,7 +156,7 @@ class SampleLoader:
             prefetch_factor=self.prefetch,
             pin_memory=self.pin_memory,
             collate_fn=cast(Any, _as_it_is),
-            worker_init_fn=self._board.take_row,
+            worker_init_fn=partial(_begin_worker, self._board, self.memory),
             # So long at most does `next` wait before it raises, and may be called again.
             timeout=POLL,
             # Its own: a loader draws a seed at its start, which must not move the model's dropout.
@@ -211,6 +218,13 @@ class _Indexed:
 
     def __getitem__(self, places: Sequence[Place]) -> Delivery:
         return self._guard(places)
+
+
+def _begin_worker(board: Blackboard, memory: int | None, worker: int) -> None:
+    """Called in each worker, once."""
+    board.take_row(worker)
+    if memory is not None:
+        limit_memory(memory)
 
 
 def _as_it_is(delivery: Delivery) -> Delivery:

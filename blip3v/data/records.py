@@ -4,7 +4,8 @@
                                                           {"from": "gpt", "value": "A red circle."}]}
 
 `image` in the place of `video` names a still image, which is trained on as a video of one frame. `video` may
-also be a folder of frames, or one inside a plain tar: `chunk.tar/clip7`. Optional are `kind`, the sort of
+also be a folder of frames, or one inside a plain tar: `chunk.tar/clip7`. Both may be a clip that was packed,
+`shard-000000.tar/00000042` (`blip3v.video.packed`). Optional are `kind`, the sort of
 question, `source`, the name of the data set, and `span`, [begin, end] in seconds of the video that the record
 is about. Other fields are ignored. Paths are relative to the folder of the file.
 """
@@ -82,8 +83,17 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
         UserError: a video or image that is not under the folder of the file.
     """
     path = Path(path)
-    lines = [json.dumps(_to_json(record, path.parent), ensure_ascii=False) + "\n" for record in records]
+    lines = [line_of(record, path.parent) for record in records]
     path.write_text("".join(lines), encoding="utf-8")
+
+
+def line_of(record: Record, folder: Path) -> str:
+    """A record as its line in a file that lies in `folder`.
+
+    Raises:
+        UserError: a video or image that is not under it.
+    """
+    return json.dumps(_to_json(record, folder), ensure_ascii=False) + "\n"
 
 
 def fingerprint(records: Sequence[Record]) -> str:

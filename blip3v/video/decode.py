@@ -12,11 +12,15 @@ import numpy as np
 
 from blip3v.errors import UserError
 from blip3v.ranges import ranged, stage_range
-from blip3v.video.gif import GifFrames, is_gif
+from blip3v.video.decoders import DecodeError, Limits, OpenVideo, WrongCount, decoder_named
 from blip3v.video.names import IMAGE_SUFFIXES, natural_key
-from blip3v.video.sampling import Sampler, uniform_indices
+from blip3v.video.packed import PackedClip
+from blip3v.video.sampling import Sampler, single_frame_indices, uniform_indices
 from blip3v.video.span import Span, frames_in_span
 from blip3v.video.tar_frames import FramesInTar, split_tar_path
+
+WHOLE = 0.9
+"""Share of its frames that must decode; a clip of which more is lost does not show what is said about it."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,28 @@ class Video:
 
 @ranged(stage_range, "decode video")
 def read_video(
-    source: Any, num_frames: int, sampler: Sampler = uniform_indices, span: Span | None = None
+    source: Any,
+    num_frames: int,
+    sampler: Sampler = uniform_indices,
+    span: Span | None = None,
+    decoder: str = "auto",
+    threads: int = 1,
+    limits: Limits | None = None,
 ) -> Video:
     """Read `num_frames` frames.
 
     Args:
-        source: path of a video file (anything decord's FFmpeg decodes, and GIF), path of a folder of images
-            (one per frame, in natural order of their names: frame2 before frame10), path of a plain tar with
-            a folder of it behind (`chunk.tar/clip7`, see `blip3v.video.tar_frames`), or a uint8 array or
-            tensor [N, H, W, 3].
+        source: path of a video file, path of a folder of images (one per frame, in natural order of their
+            names: frame2 before frame10), path of a plain tar with a folder of it behind (`chunk.tar/clip7`,
+            see `blip3v.video.tar_frames`), or a uint8 array or tensor [N, H, W, 3].
         num_frames: T, frames to take.
         sampler: (N, T) -> indices, see `blip3v.video.sampling`.
         span: (begin, end) in seconds: sample inside this stretch of a video file only, by the times of its
             frames. Indices still count from the beginning of the clip.
+        decoder: which library decodes a video file, see `blip3v.video.decoders`.
+        threads: of the decoder. A loader has processes of its own, so one; a single clip comes faster
+            with more.
+        limits: what a video file may ask for, by default 8K and six hours.
 
     Raises:
         UserError: missing, empty, broken or no video at all; frames of different sizes; another array; a span
@@ -66,7 +79,7 @@ def read_video(
         _refuse_span(span, f"the folder of frames {path}")
         return _read_folder(path, num_frames, sampler)
     if path.exists():
-        return _read_file(path, num_frames, sampler, span)
+        return _read_file(path, num_frames, sampler, span, decoder, threads, limits or Limits())
     if (inside := split_tar_path(path)) is not None:
         _refuse_span(span, f"the folder of frames {path}")
         return _read_tar(path, *inside, num_frames, sampler)
@@ -109,12 +122,22 @@ def _read_folder(path: Path, num_frames: int, sampler: Sampler) -> Video:
 
 def _read_tar(path: Path, tar: Path, folder: str, num_frames: int, sampler: Sampler) -> Video:
     chunk = FramesInTar.open(tar)
+    if chunk.header(folder) is not None:
+        return _read_packed(path, PackedClip(chunk, folder), num_frames, sampler)
     total = chunk.count(folder)
     if total == 0:
         raise UserError(f"no folder of frames {folder} in {tar}; check the name, or get the chunk again")
     indices = sampler(total, num_frames)
     frames = [read_image(image, str(path)) for image in chunk.images(folder, indices)]
     return Video(_one_size(frames, path), indices, None, total, str(path))
+
+
+def _read_packed(path: Path, clip: PackedClip, num_frames: int, sampler: Sampler) -> Video:
+    asked = clip.shown[0] + sampler(len(clip.shown), num_frames)
+    numbers, again = np.unique(clip.nearest(asked), return_inverse=True)
+    images = [read_image(image, str(path)) for image in clip.images(numbers)]
+    frames = _one_size([images[place] for place in again], path)
+    return Video(frames, clip.stored[numbers][again], clip.fps, clip.total_frames, str(path))
 
 
 def _one_size(frames: Sequence[np.ndarray], path: Path) -> np.ndarray:
@@ -145,39 +168,47 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> np.nd
         raise UserError(f"cannot read image {name or source}; replace it, or leave it out") from error
 
 
-def _read_file(path: Path, num_frames: int, sampler: Sampler, span: Span | None) -> Video:
-    if is_gif(path):
-        clip = GifFrames(path)
-        shown = (
-            range(len(clip.times)) if span is None else frames_in_span(span, clip.times, clip.end, str(path))
-        )
-        indices = shown[0] + sampler(len(shown), num_frames)
-        return Video(clip.take(indices), indices, clip.fps, len(clip.times), str(path))
-    try:
-        import decord
-    except ImportError as error:
-        raise UserError("reading video files needs decord; run: pip install decord") from error
-    # FFmpeg's own lines on stderr would repeat, less clearly, what the error raised below says.
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        # One thread: a loader has its own workers, and decord's thread pools in many processes have been seen
-        # to hang.
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        total, fps = len(reader), float(reader.get_avg_fps())
-    except (RuntimeError, decord.DECORDError) as error:
-        raise UserError(
-            f"cannot open {path} as a video; check that it plays, or convert it to H.264 with ffmpeg"
-        ) from error
-    if total < 1:
-        raise UserError(f"{path} holds no frames; check that it plays, or convert it to H.264 again")
-    shown = range(total)
+def read_still(path: Path) -> np.ndarray:
+    """An image as uint8 [H, W, 3], RGB: a file, or one in a packed shard (`shard-000000.tar/00000042`).
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if split_tar_path(path) is None:
+        return read_image(path)
+    return read_video(path, 1, single_frame_indices).frames[0]
+
+
+def _read_file(
+    path: Path,
+    num_frames: int,
+    sampler: Sampler,
+    span: Span | None,
+    decoder: str,
+    threads: int,
+    limits: Limits,
+) -> Video:
+    chosen = decoder_named(decoder)
+    with chosen.open(path, threads, limits) as video:
+        promised = video.info.num_frames
+        try:
+            return _sampled(video, num_frames, sampler, span)
+        except WrongCount:
+            pass  # a damaged file, or a container that says something else than its frames
+    with chosen.open(path, threads, limits, exact=True) as video:
+        if video.info.num_frames < WHOLE * promised:
+            raise DecodeError(
+                f"{path} is damaged: {video.info.num_frames} of {promised} frames decode; get it again, or "
+                "leave it out"
+            )
+        return _sampled(video, num_frames, sampler, span)
+
+
+def _sampled(video: OpenVideo, num_frames: int, sampler: Sampler, span: Span | None) -> Video:
+    info = video.info
+    shown = range(info.num_frames)
     if span is not None:
         # Frame times rather than the frame rate: a file may say 120 fps and hold 30.
-        clock = reader.get_frame_timestamp(shown) - reader.get_frame_timestamp(0)[0]
-        shown = frames_in_span(span, clock[:, 0], float(clock[-1, 1]), str(path))
+        shown = frames_in_span(span, info.times, info.duration, str(info.path))
     indices = shown[0] + sampler(len(shown), num_frames)
-    try:
-        frames = reader.get_batch(indices).asnumpy()
-    except (RuntimeError, IndexError, decord.DECORDError) as error:
-        raise UserError(f"{path} breaks off while decoding; cut or convert it to H.264 again") from error
-    return Video(frames, indices, fps, total, str(path))
+    return Video(video.frames_at(indices), indices, info.fps, info.num_frames, str(info.path))

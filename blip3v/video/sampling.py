@@ -6,6 +6,7 @@ A sampler maps (frames in the clip, frames wanted) to sorted frame indices, int6
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -56,6 +57,11 @@ def segment_indices(total: int, n: int, generator: np.random.Generator) -> np.nd
     _check(total, n)
     places = (np.arange(n) + generator.random(n)) * (total / n)
     return np.minimum(places.astype(np.int64), total - 1)
+
+
+def training_sampler(seed: int, epoch: int, index: int) -> Sampler:
+    """`segment_indices` as training draws it for record number `index` in one pass over the data."""
+    return partial(segment_indices, generator=np.random.default_rng([seed, epoch, index]))
 
 
 def single_frame_indices(total: int, n: int = 1) -> np.ndarray:

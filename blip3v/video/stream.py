@@ -1,7 +1,7 @@
 """A video that is read once, from the first frame to the last, however long: file, camera, pipe or address.
 
-PyAV reads it, not decord as elsewhere: decord looks for the end of a video before it gives the first frame,
-and a camera has no end.
+The decoders of `blip3v.video.decoders` look for the end of a video before they give the first frame, and a
+camera has no end.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from blip3v.errors import UserError
+from blip3v.video.decoders.container import LOCKED, reason, why_closed
 
 STDIN = "-"
 LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp"})
@@ -67,17 +68,18 @@ class VideoStream:
         if self.name != STDIN and not is_address:
             _check_path(Path(self.name))
         self._stdin = _StandardInput() if self.name == STDIN else None
-        options: dict[str, Any] = {"timeout": patience} if is_address or is_camera else {}
+        options: dict[str, Any] = {"timeout": patience} if is_address or is_camera else {"options": LOCKED}
         if is_camera:
             options["format"] = "v4l2"
         if scheme.lower().startswith("rtsp"):
             # Over UDP a lost packet leaves grey smears for seconds.
             options["options"] = {"rtsp_transport": "tcp"}
+        local = f"file:{self.name}" if options.get("options") is LOCKED else self.name
         try:
-            self._container = av.open(self._stdin or self.name, **options)
+            self._container = av.open(self._stdin or local, **options)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise UserError(
-                f"cannot open {self._title} as a video ({_reason(error)}); {self._advice()}"
+                f"cannot open {self._title} as a video ({why_closed(error)}); {self._advice()}"
             ) from error
         if not self._container.streams.video:
             self.close()
@@ -103,11 +105,14 @@ class VideoStream:
 
     def _sample(self, fps: float | None) -> Generator[TimedFrame, None, None]:
         due, given = 0.0, False
+        # One for all frames: `frame.to_ndarray` sets up another one, with threads, for each.
+        converter = self._av.video.reformatter.VideoReformatter()
         try:
             for time, frame in self._timed():
                 if time < due - SLACK:
                     continue
-                yield TimedFrame(time, frame.to_ndarray(format="rgb24"))
+                image = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                yield TimedFrame(time, image)
                 given = True
                 if fps is not None:
                     due = (int((time + SLACK) * fps) + 1) / fps
@@ -148,7 +153,7 @@ class VideoStream:
                 yield from frames
         except (self._av.FFmpegError, OSError) as error:
             where = f"breaks off behind {decoded} frames" if decoded else "cannot be read as a video"
-            raise UserError(f"{self._title} {where} ({_reason(error)}); {self._advice()}") from error
+            raise UserError(f"{self._title} {where} ({reason(error)}); {self._advice()}") from error
         if self._stdin is not None and self._stdin.interrupted:
             raise KeyboardInterrupt
 
@@ -190,8 +195,3 @@ def _check_path(path: Path) -> None:
     if not path.exists():
         kind = "camera" if path.parts[:2] == ("/", "dev") else "video"
         raise UserError(f"no such {kind}: {path}; give a file, a camera (/dev/video0), an address or `-`")
-
-
-def _reason(error: Exception) -> str:
-    """What FFmpeg says, without the path that PyAV appends."""
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]

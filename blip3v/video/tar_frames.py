@@ -7,6 +7,9 @@ regular files are read, links and devices are passed over.
 The frames of a million clips as files of their own would be some twenty million of them, more than many file
 systems take; in a tar they are one. Finding them needs one walk over its headers, which is kept beside the
 tar (`chunk_01.tar.frames.npz`, 16 bytes a frame) where the folder can be written to.
+
+A tar may also hold clips as WebDataset samples: `00000042.json`, behind it `00000042.000.jpg` and so on. They
+are named by their key, `shard-000000.tar/00000042`; `blip3v.video.packed` reads them.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ import functools
 import io
 import os
 import posixpath
+import re
 import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -26,6 +31,10 @@ from blip3v.errors import UserError
 from blip3v.video.names import IMAGE_SUFFIXES, natural_key
 
 INDEX_SUFFIX = ".frames.npz"
+KEPT = ("folders", "starts", "offsets", "sizes", "headers")
+"""Fields of an index that are in the file beside the tar."""
+PACKED_FRAME = re.compile(r"\.[0-9]+\.[a-z]+")
+"""What follows the key of a packed clip in the names of its frames."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +45,10 @@ class FramesInTar:
 
     Attributes:
         path: the tar.
-        folders: bytes [F], sorted names.
+        folders: bytes [F], sorted names; the key of a packed clip is one too.
         starts: int64 [F + 1]; frames starts[k] to starts[k + 1] are those of folder k, in natural order.
         offsets, sizes: int64 [N], where each image begins in the tar, and its bytes.
+        headers: int64 [F, 2], where the JSON of each packed clip begins, and its bytes; 0 and 0 of a folder.
     """
 
     path: Path
@@ -46,6 +56,7 @@ class FramesInTar:
     starts: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
+    headers: np.ndarray
 
     @staticmethod
     def open(path: str | Path) -> FramesInTar:
@@ -70,16 +81,31 @@ class FramesInTar:
 
     def images(self, folder: str, indices: np.ndarray) -> list[io.BytesIO]:
         """The image files at `indices` in the natural order of the names in a folder."""
+        return [io.BytesIO(self.read(*place)) for place in self.places(folder)[indices].tolist()]
+
+    def places(self, folder: str) -> np.ndarray:
+        """int64 [N, 2]: where each image of a folder begins, and its bytes.
+
+        Raises:
+            UserError: no such folder.
+        """
         number = self._number(folder)
         if number is None:
             raise UserError(f"no folder {folder} in {self.path}; check the name, or get the chunk again")
-        places = self.starts[number] + indices
-        with self.path.open("rb") as file:
-            images = []
-            for offset, size in zip(self.offsets[places].tolist(), self.sizes[places].tolist(), strict=True):
-                file.seek(offset)
-                images.append(io.BytesIO(file.read(size)))
-            return images
+        part = slice(self.starts[number], self.starts[number + 1])
+        return np.stack([self.offsets[part], self.sizes[part]], axis=1)
+
+    def header(self, folder: str) -> tuple[int, int] | None:
+        """Where the JSON of a packed clip begins, and its bytes; None of a folder, or where nothing is."""
+        number = self._number(folder)
+        if number is None or not self.headers[number, 1]:
+            return None
+        return int(self.headers[number, 0]), int(self.headers[number, 1])
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the tar; it stays open for the next call."""
+        # pread has no position that processes forked from one another would share.
+        return os.pread(_file(self).fileno(), size, offset)
 
     def _number(self, folder: str) -> int | None:
         name = os.fsencode(folder)
@@ -112,6 +138,11 @@ def video_exists(path: Path) -> bool:
     return inside is not None and inside[1] in FramesInTar.open(inside[0])
 
 
+@functools.lru_cache(maxsize=128)
+def _file(index: FramesInTar) -> IO[bytes]:
+    return index.path.open("rb", buffering=0)
+
+
 @functools.cache
 def _opened(path: str, size: int, changed: int) -> FramesInTar:
     stamp = np.array([size, changed], dtype=np.int64)
@@ -130,18 +161,25 @@ def scan(path: Path) -> FramesInTar:
         UserError: see `FramesInTar.open`.
     """
     found: dict[str, list[tuple[str, int, int]]] = {}
+    headers: dict[str, tuple[int, int]] = {}
+    key = None
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
                 # It would keep every header, a gigabyte for a million frames.
                 # (Not tar.members, which the type stubs do not have.)
                 tar.__dict__["members"].clear()
-                name = posixpath.normpath(member.name)
-                hidden = posixpath.basename(name).startswith(".")
-                if not member.isreg() or member.issparse() or hidden or _suffix(name) not in IMAGE_SUFFIXES:
+                folder, name = posixpath.split(posixpath.normpath(member.name))
+                if not member.isreg() or member.issparse() or name.startswith("."):
                     continue
-                place = (posixpath.basename(name), member.offset_data, member.size)
-                found.setdefault(posixpath.dirname(name), []).append(place)
+                stem, dot, rest = name.partition(".")
+                place = (member.offset_data, member.size)
+                if rest == "json" and member.size:
+                    key = posixpath.join(folder, stem)
+                    headers[key] = place
+                if _suffix(name) in IMAGE_SUFFIXES:
+                    packed = posixpath.join(folder, stem) == key and PACKED_FRAME.fullmatch(dot + rest)
+                    found.setdefault(key if key and packed else folder, []).append((name, *place))
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(
             f"cannot read {path} as a plain .tar ({error}); get it again, or make one of a .tar.gz: "
@@ -151,10 +189,12 @@ def scan(path: Path) -> FramesInTar:
         raise UserError(
             f"no frames in {path}; it must hold folders with one image per frame (.jpg, .png, ...)"
         )
-    return _index(path, found)
+    return _index(path, found, headers)
 
 
-def _index(path: Path, found: dict[str, list[tuple[str, int, int]]]) -> FramesInTar:
+def _index(
+    path: Path, found: dict[str, list[tuple[str, int, int]]], headers: dict[str, tuple[int, int]]
+) -> FramesInTar:
     parents = {posixpath.dirname(folder) for folder in found}
     # An absolute and a relative name have no common path; such a tar keeps its names as they are.
     mixed = len({parent.startswith("/") for parent in parents}) > 1
@@ -171,6 +211,7 @@ def _index(path: Path, found: dict[str, list[tuple[str, int, int]]]) -> FramesIn
         np.array(starts, dtype=np.int64),
         np.array([offset for _, offset, _ in places], dtype=np.int64),
         np.array([size for _, _, size in places], dtype=np.int64),
+        np.array([headers.get(folder, (0, 0)) for folder in folders], dtype=np.int64),
     )
 
 
@@ -184,7 +225,7 @@ def _load(path: Path, kept: Path, stamp: np.ndarray) -> FramesInTar | None:
         with np.load(kept, allow_pickle=False) as arrays:
             if not np.array_equal(arrays["stamp"], stamp):
                 return None
-            return FramesInTar(path, *(arrays[key] for key in ("folders", "starts", "offsets", "sizes")))
+            return FramesInTar(path, *(arrays[key] for key in KEPT))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -193,10 +234,7 @@ def _save(index: FramesInTar, kept: Path, stamp: np.ndarray) -> None:
     partial = kept.with_name(f".{kept.name}.{os.getpid()}")
     try:
         with partial.open("wb") as file:
-            np.savez(
-                file, stamp=stamp, folders=index.folders, starts=index.starts, offsets=index.offsets,
-                sizes=index.sizes,
-            )  # fmt: skip
+            np.savez(file, stamp=stamp, **{key: getattr(index, key) for key in KEPT})
         os.replace(partial, kept)
     except OSError:
         # A folder that cannot be written to: the tar is walked over again next time.

@@ -120,5 +120,5 @@ def test_help_and_wrong_actions(capsys: pytest.CaptureFixture[str]) -> None:
         data(args)
         text = capsys.readouterr().out
         assert all(name in text for name in ACTIONS)
-    with pytest.raises(UserError, match="choose one of check, convert, unpack, rephrase"):
+    with pytest.raises(UserError, match="choose one of check, convert, unpack, pack, rephrase"):
         data(["chekc"])

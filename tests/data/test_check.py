@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from blip3v.data import check
-from blip3v.data.check import CRASHED, decode_one, decode_some, text_lengths
+from blip3v.data.check import decode_some, text_lengths
 from blip3v.data.conversation import Turn
+from blip3v.data.isolated import Outcome
 from blip3v.data.records import Record
 
 
@@ -45,36 +49,34 @@ def test_each_video_is_decoded_once_and_the_broken_ones_are_named(records: list[
 
 
 def test_a_part_is_chosen_by_the_seed(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    def in_this_process(chosen: list[Record], workers: int, num_frames: int) -> list[check.Decoded]:
-        return [decode_one(one, num_frames) for one in chosen]
+    def nothing_is_wrong(function: object, items: Iterable[Record], *limits: object) -> list[Any]:
+        return [Outcome(item, None, "", 0.1) for item in items]
 
-    monkeypatch.setattr(check, "_decode_all", in_this_process)
+    monkeypatch.setattr(check, "run_isolated", nothing_is_wrong)
     seeds = [tuple(result.media for result in decode_some(records, 3, seed=seed)) for seed in (0, 0, 1)]
     assert seeds[0] == seeds[1] != seeds[2] and len(seeds[0]) == 3
 
 
-def die_on_three(one: Record, num_frames: int) -> check.Decoded:
-    if one.id == "3":
+def a_trap(one: Record, num_frames: int) -> None:
+    """In the place of `decode_one`, as the processes find it by its name."""
+    if one.id == "1":
+        time.sleep(60)
+    elif one.id == "2":
+        np.ones(1 << 30, np.uint8)
+    elif one.id == "3":
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode_one(one, num_frames)
 
 
-def test_a_decoder_that_dies_takes_only_its_video(
+def test_a_decoder_that_dies_or_takes_too_much_takes_only_its_video(
     records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import concurrent.futures
-    import multiprocessing
-
-    fork = multiprocessing.get_context("fork")  # so that the workers see the decoder that dies
-    monkeypatch.setattr(check, "_pool", lambda n: concurrent.futures.ProcessPoolExecutor(n, mp_context=fork))
-    monkeypatch.setattr(check, "decode_one", die_on_three)
-    results = {Path(result.media).name: result.error for result in decode_some(records[:4], 100)}
-    assert results == {"1.mp4": None, "2.avi": None, "3.gif": CRASHED, "4": None}
-
-
-def test_whatever_a_decoder_raises_is_a_broken_video(monkeypatch: pytest.MonkeyPatch) -> None:
-    def burst(*args: object, **kwargs: object) -> None:
-        raise MemoryError("too much")
-
-    monkeypatch.setattr(check, "read_video", burst)
-    assert decode_one(record("1", Path("x")), 8).error == "MemoryError: too much"
+    monkeypatch.setattr(check, "decode_one", a_trap)
+    results = decode_some(records[:4], 100, timeout=1.0, memory=256 << 20)
+    errors = {Path(result.media).name: result.error for result in results}
+    folder, rest = records[0].media.parent, "; leave it out, or convert it to H.264 with ffmpeg"
+    assert errors == {
+        "1.mp4": f"{folder / '1.mp4'}: took longer than 1 s{rest}",
+        "2.avi": f"{folder / '2.avi'}: asked for more than 0.25 GiB of memory{rest}",
+        "3.gif": f"{folder / '3.gif'}: its process died (signal 9){rest}",
+        "4": None,
+    }

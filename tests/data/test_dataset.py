@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from PIL import Image
 
 from blip3v.data.batches import Place
 from blip3v.data.conversation import Turn
-from blip3v.data.dataset import FeatureDataset, VideoDataset
+from blip3v.data.dataset import FeatureDataset, VideoDataset, read_still
 from blip3v.data.records import Record
 from blip3v.errors import UserError
 from blip3v.video.decode import Video
@@ -91,6 +93,20 @@ def test_an_image_is_a_video_of_one_frame_and_text_has_no_pixels(tmp_path: Path)
     assert dataset[0]["input_ids"].tolist() == [1, 1, 99, 1]
     assert "pixel_values_videos" not in dataset[1]
     assert dataset[1]["input_ids"].tolist() == [0, 0, 99, 1]
+
+
+def test_an_image_in_a_packed_shard(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    fields = {"total_frames": 1, "fps": None, "shown": [0, 1], "indices": [0]}
+    (tmp_path / "a.json").write_text(json.dumps(fields))
+    with tarfile.open(tmp_path / "shard-000000.tar", "w") as tar:
+        tar.add(tmp_path / "a.json", "00000000.json")
+        tar.add(tmp_path / "a.png", "00000000.000.png")
+    records = [Record("i", (Turn("q", "a"),), image=tmp_path / "shard-000000.tar" / "00000000")]
+    dataset = VideoDataset(records, IndexProcessor(), 4)
+    assert torch.equal(dataset[0]["pixel_values_videos"], torch.as_tensor(picture)[None, None])
+    assert np.array_equal(read_still(tmp_path / "a.png"), picture)
 
 
 def test_a_broken_image_is_a_clear_error(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,6 +122,35 @@ def test_a_sample_that_hangs_counts_as_broken() -> None:
     assert labels(loader) == [[12, -100] if row == [12, 13] else row for row in ORDER]
     assert skipped == [(Place(0, 13), "took longer than 0.3 seconds")]
     assert time.monotonic() - began < 30
+
+
+def test_a_sample_that_asks_for_too_much_memory_counts_as_broken() -> None:
+    def devour(place: Place) -> None:
+        if place.sample == 13:
+            np.ones(1 << 30, np.uint8)
+
+    skipped = []
+    loader = SampleLoader(
+        Numbers(devour), PLACES, stack, workers=2, memory=256 << 20,
+        on_skip=lambda *report: skipped.append(report),
+    )  # fmt: skip
+    first = next(loader)
+    pids = set(_pids())
+    assert labels([first, *loader]) == [[12, -100] if row == [12, 13] else row for row in ORDER]
+    assert [place for place, _ in skipped] == [Place(0, 13)] and "Unable to allocate" in skipped[0][1]
+    assert pids and loader._board.pids() and set(loader._board.pids()) <= pids  # nobody died of it
+
+
+def test_a_worker_that_leaks_is_replaced_and_costs_no_sample(capfd: pytest.CaptureFixture[str]) -> None:
+    leaked = []
+
+    def leak(place: Place) -> None:
+        leaked.append(np.ones(30 << 20, np.uint8))
+
+    loader = SampleLoader(Numbers(leak), PLACES, stack, workers=1, memory=512 << 20)
+    assert labels(loader) == ORDER  # 40 samples, 1.2 GB
+    assert loader.skipped == 0 and leaked == []
+    assert capfd.readouterr().err.count("WARNING: data workers: 1 died; starting them again") >= 2
 
 
 def test_a_batch_that_never_comes_together_stops_the_run() -> None:

@@ -4,6 +4,7 @@ import importlib.util
 from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 
 from blip3v.errors import UserError
 from blip3v.video import read_video, segment_indices, single_frame_indices
+from blip3v.video.decoders import Limits
 
 CODE_SIDE = 16
 
@@ -33,7 +35,6 @@ def _numbers(frames: np.ndarray) -> list[int]:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 numbered frames, H.264 with B-frames and a key frame every 8, so that seeking has to work."""
-    av = pytest.importorskip("av")
     path = tmp_path_factory.mktemp("clips") / "numbered.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=12, options={"g": "8", "bf": "2"})
@@ -102,10 +103,12 @@ def test_arrays_are_sampled_too(convert: type) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no video at all\n" * 50])
-def test_file_that_is_no_video(tmp_path: Path, content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_file_that_is_no_video(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.mp4"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot open .*broken\.mp4 as a video; check") as caught:
+    with pytest.raises(
+        UserError, match=r"cannot open .*broken\.mp4 as a video \(Invalid .*\); check"
+    ) as caught:
         read_video(path, 8)
     assert "\n" not in str(caught.value)
 
@@ -115,6 +118,46 @@ def test_truncated_file(clip: Path, tmp_path: Path) -> None:
     path.write_bytes(clip.read_bytes()[:500])
     with pytest.raises(UserError, match="check that it plays"):
         read_video(path, 8)
+
+
+def test_a_damaged_file_of_which_most_decodes(clip: Path, tmp_path: Path) -> None:
+    """One packet of 24 is noise: frames are counted anew, and those asked for are those that decode."""
+    whole = bytearray(clip.read_bytes())
+    with av.open(str(clip)) as container:
+        last = [packet for packet in container.demux(video=0) if packet.size][-1]
+    whole[last.pos : last.pos + last.size] = b"\xff" * last.size
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(whole)
+    video = read_video(path, 24)
+    assert video.total_frames in (23, 24) and len(set(_numbers(video.frames))) >= 23
+    # With a third of them gone, nobody knows what is left to see.
+    begin = whole.index(b"mdat")
+    whole[begin + 2000 : begin + 4000] = bytes(2000)
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"damaged\.mp4"):
+        read_video(path, 24)
+
+
+def test_times_of_a_gif_choose_the_frames_of_a_span(tmp_path: Path) -> None:
+    """Its content says what it is, whatever its name; 30 ms and 90 ms in turn."""
+    path = tmp_path / "named.mp4"
+    first, *rest = [Image.fromarray(image) for image in _coded_frames(20)]
+    first.save(path, "GIF", save_all=True, append_images=rest, duration=[30, 90] * 10, loop=0)
+    assert _numbers(read_video(path, 4, span=(0.12, 0.36)).frames) == [2, 3, 4, 5]
+    assert read_video(path, 4).fps == pytest.approx(1 / 0.06)
+    with pytest.raises(UserError, match="does not lie in it"):
+        read_video(path, 4, span=(1.2, 2.0))
+
+
+def test_another_decoder_and_its_limits(clip: Path) -> None:
+    pytest.importorskip("decord")
+    assert np.array_equal(read_video(clip, 8, decoder="decord").indices, read_video(clip, 8).indices)
+    with pytest.raises(UserError, match=r"more than 1,000 pixels"):
+        read_video(clip, 8, limits=Limits(max_pixels=1000))
+    with pytest.raises(UserError, match=r"lasts 2 s, more than 1; cut it"):
+        read_video(clip, 8, limits=Limits(max_seconds=1))
+    with pytest.raises(UserError, match="choose auto, pyav, decord, dali"):
+        read_video(clip, 8, decoder="ffmpeg")
 
 
 def test_missing_file() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from blip3v.video import segment_indices, single_frame_indices, uniform_indices
+from blip3v.video.sampling import training_sampler
 
 
 @pytest.mark.parametrize(("total", "n"), [(9, 8), (16, 8), (120, 8), (250, 16), (5301, 8), (132, 2)])
@@ -43,6 +44,15 @@ def test_segments_hold_one_frame_each_and_cover_the_segment() -> None:
 def test_segments_follow_the_generator() -> None:
     first, again, other = (segment_indices(500, 8, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first.tolist() == again.tolist() != other.tolist()
+
+
+def test_training_draws_by_seed_epoch_and_index_alone() -> None:
+    drawn = segment_indices(1000, 8, np.random.default_rng([1, 2, 3]))
+    assert training_sampler(1, 2, 3)(1000, 8).tolist() == drawn.tolist()
+    others = {
+        tuple(training_sampler(*place)(1000, 8)) for place in [(0, 2, 3), (1, 0, 3), (1, 2, 0), (1, 2, 3)]
+    }
+    assert len(others) == 4
 
 
 @pytest.mark.parametrize("total", [1, 3, 8, 9, 1000])

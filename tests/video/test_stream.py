@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import os
 import resource
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -245,13 +246,27 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_sound_alone_is_refused(tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "song.wav"), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+    with av.open(str(tmp_path / "song.m4a"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     with pytest.raises(UserError, match="no pictures in it"):
-        VideoStream(tmp_path / "song.wav")
+        VideoStream(tmp_path / "song.m4a")
+
+
+def test_a_list_that_leads_elsewhere_is_not_followed(folder: Path, tmp_path: Path, as_stdin: Any) -> None:
+    """FFmpeg takes this text for a playlist, whatever its name, and would read the file in it."""
+    listed = tmp_path / "clip.mp4"
+    listed.write_text(f"ffconcat version 1.0\nfile {folder.name}/clip.ts\n")
+    shutil.copytree(folder, tmp_path / folder.name)
+    with pytest.raises(UserError, match="not a format of videos"):
+        VideoStream(listed)
+    with listed.open("rb") as file:
+        as_stdin(file.fileno())
+        with pytest.raises(UserError, match="not a format of videos"):
+            VideoStream("-")
 
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan")])

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from blip3v.video import frames_to_pixels
+from blip3v.video.transforms import square_frames
 
 SHAPES = [(37, 53, 32), (53, 37, 96), (101, 48, 33), (7, 5, 16), (64, 64, 64), (1, 9, 8), (200, 31, 24)]
 
@@ -94,6 +95,18 @@ def test_tensor_strided_and_array_agree() -> None:
     frames = _frames(20, 30, count=6)
     strided = torch.from_numpy(frames)[::2].flip(2)
     assert torch.equal(frames_to_pixels(strided, 16), frames_to_pixels(frames[::2, :, ::-1], 16))
+
+
+def test_squares_first_and_pixels_later_are_pixels_at_once() -> None:
+    """What packed clips rest on: to the last bit, for every byte."""
+    frames = _frames(37, 53)
+    squares = square_frames(frames, 32)
+    assert squares.shape == (2, 32, 32, 3) and squares.dtype == np.uint8
+    squares.flags.writeable = False
+    assert torch.equal(frames_to_pixels(squares, 32), frames_to_pixels(frames, 32))
+    every = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    formula = (torch.arange(256, dtype=torch.float32) / 255 - 0.5) / 0.5
+    assert torch.equal(frames_to_pixels(every, 16)[0], formula.reshape(1, 16, 16).expand(3, 16, 16))
 
 
 @pytest.mark.parametrize("frames", [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8)])

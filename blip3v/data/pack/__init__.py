@@ -1,0 +1,1 @@
+"""A corpus of videos as tars of sampled frames, so that training decodes nothing: `pack` in `run`."""
