@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, on a machine without network: benchmarks/bare_machine.sh RESULTS [part ...]
 #
-# Parts: build, tests, ops, stages, tokens, train, learning, end_to_end, sanitize; all of them unless some are named.
+# Parts: build, tests, ops, stages, tokens, train, learning, end_to_end, decode, sanitize; all of them unless some are named.
 # Each writes RESULTS/<part>.log, and RESULTS/<part>.done when it passed: run again, it goes on with what is not done, and
 # a level of `blip3v bench` with the row it was at. A part that fails does not stop the others. SECONDS_PER_PART (default
 # 240) bounds each but learning, which trains for LEARNING_MINUTES (default 5) and has ten more to load and compile. Needs
@@ -42,6 +42,11 @@ learning() {
   "$python" -m benchmarks.train.learning --device "$device" --minutes "$learning_minutes" --out "$results/learning"
 }
 end_to_end() { level end_to_end; }
+decode() { # with the wheel of nvidia-dali, 190 MB, on the decoder engines; without it, what the CPU does
+  level decode
+  "$python" -m benchmarks.decode.formats --out "$results/formats.json"
+  "$python" -m benchmarks.decode.torture --out "$results/torture.json"
+}
 
 sanitize() {
   local tool
@@ -51,9 +56,9 @@ sanitize() {
   done
 }
 
-export -f build tests level ops stages tokens train learning end_to_end sanitize
+export -f build tests level ops stages tokens train learning end_to_end decode sanitize
 export python results device learning_minutes
-[ $# -gt 0 ] || set -- build tests ops stages tokens train learning end_to_end sanitize
+[ $# -gt 0 ] || set -- build tests ops stages tokens train learning end_to_end decode sanitize
 for part in "$@"; do
   [ -e "$results/$part.done" ] && { echo "$part: done before"; continue; }
   start=$SECONDS

@@ -66,7 +66,11 @@ def main() -> None:
     print(markdown(cells))
     if chosen.out:
         plain = {
-            name: {key: dataclasses.asdict(cell) for key, cell in row.items()} for name, row in cells.items()
+            name: {
+                key: dataclasses.asdict(cell) | {"note": cell.note.replace(f"{folder}/", "")}
+                for key, cell in row.items()
+            }
+            for name, row in cells.items()
         }
         chosen.out.write_text(json.dumps(plain, indent=1) + "\n")
 

@@ -142,7 +142,16 @@ def main() -> None:
                 print(f"{decoder}: {line}" + (f" ({count} times)" if count > 1 else ""))
             grown = leaks(decoder, whole, results)
             print(f"{decoder}: MB per 1,000 opens: {grown}\n", flush=True)
-            rows = [(r.case.path.name, r.case.kind, r.outcome, r.note, round(r.seconds, 3)) for r in results]
+            rows = [
+                (
+                    r.case.path.name,
+                    r.case.kind,
+                    r.outcome,
+                    r.note.replace(f"{folder}/", ""),
+                    round(r.seconds, 3),
+                )
+                for r in results
+            ]
             summary[decoder] = {"growth_mb": grown, "results": rows}
     if chosen.out:
         chosen.out.write_text(json.dumps(summary, indent=1) + "\n")

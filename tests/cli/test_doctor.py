@@ -24,8 +24,9 @@ ITEMS = [
     "blip3v._C",
     "CUDA kernels",
     *(f"{op}: {backend}" for op in OPS for backend in ("cuda", "triton", "reference", "simulator")),
+    "decoder: pyav",
     "decoder: decord",
-    "decoder: DALI",
+    "decoder: dali",
     "attention: SDPA",
     "attention: flex",
     "attention: flash-attn",
@@ -38,7 +39,7 @@ def test_json_names_every_part_with_a_reason(capsys: pytest.CaptureFixture[str])
     rows = {row["item"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == ITEMS
     assert all(row["detail"] for row in rows.values())
-    assert rows["blip3v._C"]["ok"] and rows["decoder: decord"]["ok"]
+    assert rows["blip3v._C"]["ok"] and rows["decoder: decord"]["ok"] and rows["decoder: pyav"]["ok"]
 
     import torch
 

@@ -154,7 +154,7 @@ def test_another_decoder_and_its_limits(clip: Path) -> None:
     assert np.array_equal(read_video(clip, 8, decoder="decord").indices, read_video(clip, 8).indices)
     with pytest.raises(UserError, match=r"more than 1,000 pixels"):
         read_video(clip, 8, limits=Limits(max_pixels=1000))
-    with pytest.raises(UserError, match=r"lasts 2 s, more than 1; cut it"):
+    with pytest.raises(UserError, match=r"lasts 2\.00 s, more than 1\.00; cut it"):
         read_video(clip, 8, limits=Limits(max_seconds=1))
     with pytest.raises(UserError, match="choose auto, pyav, decord, dali"):
         read_video(clip, 8, decoder="ffmpeg")

@@ -28,6 +28,7 @@ REFUSED_BY = {
     "decord": NO_FRAMES
     | AV1
     | {"even.gif", "uneven.gif", "cinepak.avi", "h264_elementary.h264", "vp9_no_cues.webm", "edit_list.mp4"}
+    | {"vp8_hidden_frames.webm"}
     | {"says_0_frames.avi", "says_3_frames.avi", "says_300_frames.avi", "says_10_ms.mkv"}
     | {"h264_keyframes.avi", "h264_b_frames.avi", "h264_turned_90.mkv"}
     | {f"h264_{size}.mp4" for size in ("16x16", "16_wide", "24_wide", "48_wide", "72_wide")}

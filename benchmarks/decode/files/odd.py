@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.decode.files import headers
 from benchmarks.decode.files.painted import paint
-from benchmarks.decode.files.plain import H264, VP9, Maker
+from benchmarks.decode.files.plain import H264, VP8, VP9, Maker
 from benchmarks.decode.files.writing import (
     COUNT,
     RATE,
@@ -51,6 +51,29 @@ def cover_art(path: Path) -> Made:
         container.start_encoding()
         send(container, art, cover, [OTHER])
         send(container, stream, H264, range(COUNT))
+    return _made(path)
+
+
+def vp8_hidden(path: Path) -> Made:
+    """Before each key frame, which needs none, a packet that only changes a reference (RFC 6386, 9.1)."""
+    plain = write(path.with_name(f"plain_{path.name}"), VP8).path
+    with av.open(str(plain)) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        last = b""
+        for packet in (packet for packet in source.demux(video=0) if packet.size):
+            data = bytes(packet)
+            hidden = bytes([last[0] & ~0x10]) + last[1:] if last and packet.is_keyframe else b""
+            for content, time, key in (
+                (hidden, packet.pts - 15, False),
+                (data, packet.pts, packet.is_keyframe),
+            ):
+                if content:
+                    copy = av.Packet(content)
+                    copy.pts = copy.dts = time
+                    copy.time_base, copy.stream, copy.is_keyframe = packet.time_base, stream, key
+                    container.mux(copy)
+            last = data
+    plain.unlink()
     return _made(path)
 
 
@@ -201,6 +224,7 @@ ODD: dict[str, Maker] = {
     "says_0_frames.avi": avi_frames(0),
     "says_100_s.mkv": mkv_duration(1e5),
     "says_10_ms.mkv": mkv_duration(10),
+    "vp8_hidden_frames.webm": vp8_hidden,
     "two_sizes.ts": two_sizes,
     "vp9_10bit.webm": vp9_10bit,
     "uneven.gif": uneven_gif,

@@ -88,7 +88,6 @@ PLAIN: dict[str, Maker] = {
     "hevc_open_gop.mp4": row(HEVC_OPEN),
     "hevc_10bit.mp4": row(Look("libx265", HEVC.options, pix_fmt="yuv420p10le")),
     "vp8.webm": row(VP8),
-    "vp8_hidden_frames.webm": row(Look("libvpx", ALT_REF)),
     "vp9.webm": row(VP9),
     "vp9.mp4": row(VP9),
     "vp9.mkv": row(VP9),

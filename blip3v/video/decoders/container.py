@@ -38,9 +38,12 @@ def open_container(path: Path, limits: Limits, threads: int) -> tuple[Any, Any]:
     except ImportError as error:
         raise DecodeError("reading video files needs PyAV; run: pip install av") from error
     check_regular(path)
+    # FFmpeg checks it wherever it reads a size, also when it looks into a file that it opens, and half way
+    # through. It counts rows as memory holds them, so it gets some more; the size itself is checked here.
+    most = {"max_pixels": str(2 * limits.max_pixels + (1 << 20))}
     try:
         # With its protocol named, no part of a file's name is taken for another one.
-        container = av.open(f"file:{path}", options=LOCKED, metadata_errors="replace")
+        container = av.open(f"file:{path}", options=LOCKED | most, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError, UnicodeError) as error:
         raise DecodeError(f"cannot open {path} as a video ({why_closed(error)}); {REMEDY}") from error
     try:
@@ -48,8 +51,7 @@ def open_container(path: Path, limits: Limits, threads: int) -> tuple[Any, Any]:
         context = stream.codec_context
         context.thread_count = threads
         context.thread_type = "AUTO"
-        # FFmpeg checks it wherever a size is read, also one that changes half way through.
-        context.options = {"max_pixels": str(limits.max_pixels)}
+        context.options = most
         check_size(context.width, context.height, path, limits)
     except BaseException:
         container.close()
@@ -116,4 +118,4 @@ def why_closed(error: BaseException) -> str:
 
 def reason(error: BaseException) -> str:
     """What FFmpeg or the system says, without the path that it appends."""
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
+    return (str(getattr(error, "strerror", None) or error) or type(error).__name__).splitlines()[0]

@@ -72,7 +72,8 @@ class DecordVideo(OpenVideo):
                 f"decord gives wrong frames of {path}, {trouble}; read it with the decoder pyav"
             )
         try:
-            name = str(path).encode("utf-8").decode("utf-8")
+            # Absolute, or FFmpeg takes `concat:other.mp4` for something else than the name of a file.
+            name = str(path.absolute()).encode("utf-8").decode("utf-8")
         except UnicodeError as error:
             raise UnsupportedVideo(
                 f"decord does not open {path!r}, whose name is not UTF-8; rename it, or read it with the "
@@ -99,6 +100,8 @@ class DecordVideo(OpenVideo):
 
     def frames_at(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         asked = asked_frames(indices, self.info)
+        if not len(asked):
+            return np.empty((0, self.info.height, self.info.width, 3), dtype=np.uint8)
         try:
             frames = (
                 self._in_order(asked) if self._index.open_gops else self._reader.get_batch(asked).asnumpy()

@@ -253,7 +253,7 @@ def _info(
     duration = float(times[-1]) + (last or 1 / float(stream.average_rate or 25))
     if duration > limits.max_seconds:
         raise DecodeError(
-            f"{path} lasts {duration:,.0f} s, more than {limits.max_seconds:,.0f}; cut it, or raise "
+            f"{path} lasts {duration:,.2f} s, more than {limits.max_seconds:,.2f}; cut it, or raise "
             "Limits.max_seconds"
         )
     turns = 0 if first is None else round(first.rotation / 90) % 4

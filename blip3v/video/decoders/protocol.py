@@ -124,8 +124,14 @@ def asked_frames(indices: Sequence[int] | np.ndarray, info: VideoInfo) -> np.nda
 
     Raises:
         IndexError: one that it has not.
+        TypeError: no whole numbers.
     """
-    asked = np.asarray(indices, dtype=np.int64)
+    asked = np.asarray(indices)
+    if asked.size and asked.dtype.kind not in "iu":
+        raise TypeError(
+            f"numbers of frames must be whole, got {asked.dtype}; round them, or ask `indices_at`"
+        )
+    asked = asked.astype(np.int64)
     if asked.size and not (asked.min() >= 0 and asked.max() < info.num_frames):
         raise IndexError(f"{info.path} has frames 0 to {info.num_frames - 1}, asked for {asked}")
     return asked

@@ -50,11 +50,11 @@ class PyAVVideo(OpenVideo):
     """An opened file, see `OpenVideo`."""
 
     def __init__(self, path: Path, threads: int, limits: Limits, exact: bool) -> None:
-        import av
-
         self._path, self._threads, self._limits = path, threads, limits
-        self._converter = av.video.reformatter.VideoReformatter()
         self._container, self._stream = open_container(path, limits, threads)
+        from av.video.reformatter import VideoReformatter
+
+        self._converter = VideoReformatter()
         try:
             self._index: PacketIndex = packet_index(path, limits, exact, (self._container, self._stream))
         except BaseException:
@@ -172,16 +172,18 @@ class PyAVVideo(OpenVideo):
         """
         import av
 
-        try:
-            self._container.seek(int(self._index.key_seeks[key]), stream=self._stream)
-            first = next(packets_of(self._container, self._stream), None)
-        except (av.FFmpegError, OSError):
-            first = None
-        if first is not None:
-            found = np.flatnonzero(self._index.packets == first.pts)
-            if len(found) == 1 and found[0] <= self._index.keys[key]:
-                self._next = int(found[0])
-                return first
+        # MOV finds a key frame by the time at which it is shown, others by the time at which it is stored.
+        for target in (self._index.key_pts[key], self._index.key_seeks[key]):
+            try:
+                self._container.seek(int(target), stream=self._stream)
+                first = next(packets_of(self._container, self._stream), None)
+            except (av.FFmpegError, OSError):
+                first = None
+            if first is not None:
+                found = np.flatnonzero(self._index.packets == first.pts)
+                if len(found) == 1 and found[0] <= self._index.keys[key]:
+                    self._next = int(found[0])
+                    return first
         self._seeks, self._next = False, len(self._index.packets)
         return None
 
