@@ -48,6 +48,10 @@ def open_container(path: Path, limits: Limits, threads: int) -> tuple[Any, Any]:
         raise DecodeError(f"cannot open {path} as a video ({why_closed(error)}); {REMEDY}") from error
     try:
         stream = best_stream(container, path)
+        for other in container.streams:
+            # Sound is not read from the disk; older PyAVs cannot be told.
+            if other is not stream and hasattr(other, "discard"):
+                other.discard = type(other.discard)["all"]
         context = stream.codec_context
         context.thread_count = threads
         context.thread_type = "AUTO"

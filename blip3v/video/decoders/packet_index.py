@@ -93,6 +93,11 @@ def packet_index(
     return index
 
 
+def forget_indices() -> None:
+    """Let go of all indices that are kept; the next opening of a file is like the first one."""
+    _kept.clear()
+
+
 def _by_packets(path: Path, limits: Limits, opened: tuple[Any, Any] | None) -> PacketIndex | None:
     """None where packets do not tell the frames."""
     if opened is not None:
