@@ -32,7 +32,7 @@ class TimedFrame:
 
     Attributes:
         time: seconds since the first frame of the stream; never goes back.
-        image: uint8 [H, W, 3], RGB.
+        image: uint8 [H, W, 3], RGB, upright.
     """
 
     time: float
@@ -112,7 +112,7 @@ class VideoStream:
                 if time < due - SLACK:
                     continue
                 image = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                yield TimedFrame(time, image)
+                yield TimedFrame(time, np.rot90(image, round(frame.rotation / 90) % 4))
                 given = True
                 if fps is not None:
                     due = (int((time + SLACK) * fps) + 1) / fps

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import pytest
 
+from benchmarks.decode.formats import ROWS
 from blip3v.errors import UserError
 from blip3v.video import read_video
 from blip3v.video.stream import BROKEN_IN_A_ROW, VideoStream
@@ -170,6 +171,12 @@ def test_the_pictures_are_those_of_read_video(folder: Path) -> None:
     """Two decoders with two colour converters: the same within a few of 255."""
     streamed = np.stack([frame.image for frame in VideoStream(folder / "clip.mp4").frames()])
     assert np.abs(streamed.astype(int) - read_video(folder / "clip.mp4", COUNT).frames).max() <= 3
+
+
+def test_turned_as_the_file_says(tmp_path: Path) -> None:
+    path = ROWS["h264_turned_90.mp4"](tmp_path / "turned.mp4").path
+    streamed = np.stack([frame.image for frame in VideoStream(path).frames()])
+    assert np.array_equal(streamed, read_video(path, len(streamed)).frames)
 
 
 def test_a_clock_that_starts_anew_is_continued(folder: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from av.stream import Disposition
 from benchmarks.decode.files.odd import cover_art, no_frames, two_sizes
 from benchmarks.decode.files.plain import H264, VP9
 from benchmarks.decode.files.writing import Look, add_silence, add_video, send, silence, write
+from blip3v.video.decoders import container as module
 from blip3v.video.decoders.container import (
     CONTAINERS,
     LOCKED,
@@ -51,12 +52,16 @@ def _run(code: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_decoder_is_set_up_and_has_read_nothing(clip: Path) -> None:
+@pytest.mark.parametrize("enough", [96 * 64, 96 * 64 + 1])
+def test_the_decoder_is_set_up_and_has_read_nothing(
+    clip: Path, enough: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "THREADED", enough)
     container, stream = open_container(clip, LIMITS, threads=2)
     with container:
         context = stream.codec_context
         assert (context.name, context.width, context.height) == ("h264", 96, 64)
-        assert context.thread_count == 2
+        assert context.thread_count == (2 if enough == 96 * 64 else 1)
         assert not context.is_open
         assert next(container.demux(stream)).is_keyframe
 
