@@ -35,7 +35,7 @@ def demo_vision_encoder() -> SiglipVisionModel:
 
 @torch.inference_mode()
 def encode_clips(encoder: SiglipVisionModel, paths: Sequence[Path]) -> Tensor:
-    """FRAMES uniform frames of each file, read with decord and encoded: bf16 [clips,FRAMES,patches,dim]."""
+    """FRAMES uniform frames of each file, decoded and encoded: bf16 [clips,FRAMES,patches,dim]."""
     pixels = torch.stack([frames_to_pixels(read_video(path, FRAMES).frames, SIZE) for path in paths])
     return encode_frames(encoder, pixels).bfloat16()
 

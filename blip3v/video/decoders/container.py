@@ -25,8 +25,8 @@ LOCKED = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)
 """FFmpeg's options for what came from a stranger."""
 
 THREADED = 500_000
-"""Pixels of a frame from which several threads are used. Two of them were 1.4 times as fast as one on 960x540 and
-1.5 times on 1080p, no faster on 640x360, and half as fast on 176x144 (`benchmarks.decode.real`)."""
+"""Pixels of a frame from which several threads are used. Two of them were 1.4 times as fast as one on 960x540
+and 1.5 times on 1080p, no faster on 640x360, and half as fast on 176x144 (`benchmarks.decode.real`)."""
 
 REMEDY = "check that it plays, or convert it to H.264 with ffmpeg"
 

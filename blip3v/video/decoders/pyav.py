@@ -131,9 +131,12 @@ class PyAVVideo(OpenVideo):
         import av
 
         skips = self._index.info.codec in SKIPS_EXACTLY
+        told = ""
         for place, packet in self._packets_from(key):
             if skips:
-                self._stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+                skip = "DEFAULT" if packet.pts in wanted else "NONREF"
+                if skip != told:  # telling takes as long as decoding a small frame
+                    self._stream.codec_context.skip_frame = told = skip
             # A damaged packet is passed over; whether it is missed shows in what was found.
             with contextlib.suppress(av.FFmpegError, OSError, ValueError):
                 yield from packet.decode()
