@@ -63,11 +63,44 @@ class PacketIndex:
         return len(self.pts) == 0
 
 
+HELD_BYTES, HELD_PACKETS = 16 << 20, 1000
+"""Packets that are held while an index is made; of larger files none."""
+
+
+class Held:
+    """What reading the index of a file has left behind, so that nothing is read or decoded twice.
+
+    Attributes:
+        packets: all of them, as in the file; none of a larger file, or where the index was in memory.
+        read: whether the container was read to its end.
+        frames: what the decoder gave for the first packet, behind which it stands; empty if flushed.
+    """
+
+    def __init__(self) -> None:
+        self.packets: list[Any] = []
+        self.frames: list[Any] = []
+        self.read = False
+        self._room = HELD_BYTES
+
+    def add(self, packet: Any) -> None:
+        self.read = True
+        self._room -= packet.size
+        if self._room >= 0 and len(self.packets) < HELD_PACKETS:
+            self.packets.append(packet)
+        else:
+            self._room = -1
+            self.packets.clear()
+
+
 _kept: OrderedDict[tuple[Any, ...], PacketIndex] = OrderedDict()
 
 
 def packet_index(
-    path: Path, limits: Limits, exact: bool = False, opened: tuple[Any, Any] | None = None
+    path: Path,
+    limits: Limits,
+    exact: bool = False,
+    opened: tuple[Any, Any] | None = None,
+    held: Held | None = None,
 ) -> PacketIndex:
     """The index of a file; kept in memory until the file changes.
 
@@ -75,6 +108,7 @@ def packet_index(
         limits: what the file may ask for.
         exact: decode and count all frames, whatever the packets say.
         opened: what `open_container` gave for it, to spare a second opening; it is read to its end.
+        held: takes what was read and decoded of `opened`.
 
     Raises:
         DecodeError: broken, without frames, or beyond the limits.
@@ -86,7 +120,7 @@ def packet_index(
     key = (path, state.st_size, state.st_mtime_ns, limits, exact)
     index = _kept.get(key)
     if index is None:
-        index = None if exact else _by_packets(path, limits, opened)
+        index = None if exact else _by_packets(path, limits, opened, held or Held())
         _kept[key] = index = index or _by_counting(path, limits)
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
@@ -98,16 +132,16 @@ def forget_indices() -> None:
     _kept.clear()
 
 
-def _by_packets(path: Path, limits: Limits, opened: tuple[Any, Any] | None) -> PacketIndex | None:
+def _by_packets(path: Path, limits: Limits, opened: tuple[Any, Any] | None, held: Held) -> PacketIndex | None:
     """None where packets do not tell the frames."""
     if opened is not None:
-        return _scan(*opened, path, limits)
+        return _scan(*opened, path, limits, held)
     container, stream = open_container(path, limits, threads=1)
     with container:
-        return _scan(container, stream, path, limits)
+        return _scan(container, stream, path, limits, held)
 
 
-def _scan(container: Any, stream: Any, path: Path, limits: Limits) -> PacketIndex | None:
+def _scan(container: Any, stream: Any, path: Path, limits: Limits, held: Held) -> PacketIndex | None:
     context = stream.codec_context
     if container.format.name == "avi" and context.name in UNTIMED and context.has_b_frames:
         return None
@@ -119,7 +153,8 @@ def _scan(container: Any, stream: Any, path: Path, limits: Limits) -> PacketInde
         if packet.pts is None:
             return None
         if not rows:
-            first = _first_frame(packet, context)
+            first = _first_frame(packet, context, held)
+        held.add(packet)
         seek = packet.pts if packet.dts is None else min(packet.pts, packet.dts)
         shown = not packet.is_discard and not (is_vp8 and _is_invisible(packet))
         if packet.is_keyframe and clears and not clears(bytes(packet), context.extradata):
@@ -190,15 +225,19 @@ def _videos(container: Any) -> int:
     return sum(not is_cover(stream) for stream in container.streams.video)
 
 
-def _first_frame(packet: Any, context: Any) -> Any:
+def _first_frame(packet: Any, context: Any, held: Held) -> Any:
     """The frame of the first packet, for its true size and its rotation; None if it does not decode."""
     import av
 
+    frames: list[Any] = []
     try:
-        frames = context.decode(packet) + context.decode(None)
+        frames = held.frames = context.decode(packet)
+        if not frames:
+            frames = context.decode(None)
     except (av.FFmpegError, OSError, ValueError):
-        frames = []
-    context.flush_buffers()
+        pass
+    if not held.frames:
+        context.flush_buffers()
     return frames[0] if frames else None
 
 

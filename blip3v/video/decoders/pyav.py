@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from blip3v.video.decoders.container import REMEDY, open_container, reason
-from blip3v.video.decoders.packet_index import PacketIndex, decoded, packet_index, packets_of
+from blip3v.video.decoders.packet_index import Held, PacketIndex, decoded, packet_index, packets_of
 from blip3v.video.decoders.protocol import DecodeError, Limits, OpenVideo, VideoInfo, WrongCount, asked_frames
 
 SKIPS_EXACTLY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
@@ -55,14 +55,16 @@ class PyAVVideo(OpenVideo):
         from av.video.reformatter import VideoReformatter
 
         self._converter = VideoReformatter()
+        self._held = Held()
         try:
-            self._index: PacketIndex = packet_index(path, limits, exact, (self._container, self._stream))
+            opened = self._container, self._stream
+            self._index: PacketIndex = packet_index(path, limits, exact, opened, self._held)
         except BaseException:
             self.close()
             raise
         self._seeks = self.info.container.startswith(SEEKS_EXACTLY)
         # The place of the packet that is read next; reading the index may have gone to the end.
-        self._next = len(self._index.packets)
+        self._next = len(self._index.packets) if self._held.read else 0
 
     @property
     def info(self) -> VideoInfo:
@@ -85,6 +87,7 @@ class PyAVVideo(OpenVideo):
         return result if len(wanted) == len(asked) and np.array_equal(wanted, asked) else result[places]
 
     def close(self) -> None:
+        self._held = Held()
         self._container.close()
 
     def _rgb(self, frame: Any) -> np.ndarray:
@@ -132,7 +135,18 @@ class PyAVVideo(OpenVideo):
 
         skips = self._index.info.codec in SKIPS_EXACTLY
         told = ""
+        primed, self._held.frames = self._held.frames, []
+        if not (primed and self._held.packets and self._index.keys[key] == 0):
+            primed = []
+            # An earlier question may have stopped on its way; held packets need no seeking, which flushes.
+            self._stream.codec_context.flush_buffers()
         for place, packet in self._packets_from(key):
+            if primed:
+                yield from primed
+                primed = []
+                if place >= last:
+                    break
+                continue
             if skips:
                 skip = "DEFAULT" if packet.pts in wanted else "NONREF"
                 if skip != told:  # telling takes as long as decoding a small frame
@@ -158,6 +172,9 @@ class PyAVVideo(OpenVideo):
         Where seeking is not exact, packets are read and dropped on the way there.
         """
         start = int(self._index.keys[key])
+        if self._held.packets:
+            yield from enumerate(itertools.islice(self._held.packets, start, None), start)
+            return
         first = self._seek(key) if self._seeks and start != self._next else None
         if self._next > start:
             self._reopen()

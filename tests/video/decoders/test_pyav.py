@@ -15,9 +15,16 @@ from benchmarks.decode.files.writing import COUNT, Look, write
 from benchmarks.decode.formats import ROWS
 from blip3v.errors import UserError
 from blip3v.video import read_video
+from blip3v.video.decoders import container, packet_index
 from blip3v.video.decoders import pyav as module
 from blip3v.video.decoders.protocol import DecodeError, WrongCount
 from blip3v.video.decoders.pyav import PyAVDecoder, PyAVVideo
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file is as one that is too large to hold its packets."""
+    monkeypatch.setattr(packet_index, "HELD_PACKETS", 0)
 
 
 def in_order(path: Path, turns: int = 0) -> np.ndarray:
@@ -59,7 +66,12 @@ EXACT = (
 
 
 @pytest.mark.parametrize("row", EXACT)
-def test_no_order_of_questions_changes_a_bit(row: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("held", [1000, 20, 0])
+def test_no_order_of_questions_changes_a_bit(
+    row: str, held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packet_index, "HELD_PACKETS", held)
+    monkeypatch.setattr(container, "THREADED", 0)
     path = write(tmp_path / row, MORE[row], range(60)).path if row in MORE else ROWS[row](tmp_path / row).path
     expected = in_order(path, TURNS.get(row, 0))
     for threads in (1, 2):
@@ -171,7 +183,7 @@ def test_a_destroyed_beginning(tmp_path: Path) -> None:
         read_video(path, 8)
 
 
-def test_a_file_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
+def test_a_file_that_vanishes_while_it_is_read(tmp_path: Path, large: None) -> None:
     path = ROWS["h264.ts"](tmp_path / "a.ts").path
     with PyAVDecoder().open(path) as video:
         path.unlink()
@@ -180,7 +192,7 @@ def test_a_file_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def work(monkeypatch: pytest.MonkeyPatch, large: None) -> dict[str, int]:
     """How many packets are read from the file, how many go to the decoder, what comes out, and openings."""
     counts = {"read": 0, "decoded": 0, "frames": 0, "opened": 0}
 
@@ -287,6 +299,40 @@ def test_where_seeking_is_not_exact_packets_are_read_in_order(tmp_path: Path, wo
         assert np.array_equal(video.frames_at([17, 26]), expected[[17, 26]])  # before it: goes on
         assert work["opened"] == 0 and work["read"] <= COUNT - 3
         assert work["decoded"] < work["read"]  # passed over on the way to the key frame
+
+
+def test_of_a_small_file_nothing_is_read_or_decoded_twice(
+    tmp_path: Path, work: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Look(options=H264.options | {"bf": "0", "g": "30"})
+    path = write(tmp_path / "a.mp4", look).path
+    expected = in_order(path)
+    monkeypatch.setattr(packet_index, "HELD_PACKETS", 30)
+    packet_index.forget_indices()
+    with PyAVDecoder().open(path) as video:
+        work.update(read=0, opened=0, decoded=0)
+        assert len(video._held.frames) == 1  # of the first packet, and the decoder goes on behind it
+        assert np.array_equal(video.frames_at([29]), expected[[29]])
+        assert not video._held.frames and (work["read"], work["opened"]) == (0, 0)
+        assert np.array_equal(video.frames_at([0, 7]), expected[[0, 7]])
+    monkeypatch.setattr(packet_index, "HELD_PACKETS", 29)
+    packet_index.forget_indices()
+    with PyAVDecoder().open(path) as video:
+        work["read"] = 0
+        assert np.array_equal(video.frames_at([29]), expected[[29]]) and work["read"] > 0
+        assert not video._held.packets
+
+
+def test_only_so_many_bytes_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.mp4", H264).path
+    with av.open(str(path)) as container:
+        size = sum(packet.size for packet in container.demux(video=0))
+    for room, held in ((size, COUNT), (size - 1, 0)):
+        monkeypatch.setattr(packet_index, "HELD_BYTES", room)
+        packet_index.forget_indices()
+        with PyAVDecoder().open(path) as video:
+            assert len(video._held.packets) == held
+    assert not video._held.packets  # closed
 
 
 def test_seeking_that_fails_is_given_up(
