@@ -27,7 +27,7 @@ def packed_clip(path: Path, indices: Sequence[int], folder: Path) -> Path:
     video = read_video(path, len(stored), lambda total, wanted: stored)
     job = ClipJob(0, path, path.name, None, False, (), Settings(frames=len(stored), size=0))
     total = video.total_frames
-    fields = fields_of(job, video.frames.shape[1:], video.fps, total, range(total), stored)
+    fields = fields_of(job, video.frames.shape[1:], video.fps, total, range(total), stored, video.times)
     shard = folder / f"{path.stem}.tar"
     with written_shard(shard) as tar:
         add_clip(tar, job.key, Encoded(fields, encode_frames(video.frames, job.settings)), "jpg")

@@ -33,6 +33,7 @@ class Video:
         fps: frames per second of the clip; None for folders and arrays, which do not say.
         total_frames: frames in the whole clip.
         path: the file or folder; None for arrays.
+        times: float64 [T], seconds at which each frame appears; None for what has no clock, and packed clips.
     """
 
     frames: np.ndarray
@@ -40,6 +41,7 @@ class Video:
     fps: float | None
     total_frames: int
     path: str | None
+    times: np.ndarray | None = None
 
 
 @ranged(stage_range, "decode video")
@@ -211,4 +213,5 @@ def _sampled(video: OpenVideo, num_frames: int, sampler: Sampler, span: Span | N
         # Frame times rather than the frame rate: a file may say 120 fps and hold 30.
         shown = frames_in_span(span, info.times, info.duration, str(info.path))
     indices = shown[0] + sampler(len(shown), num_frames)
-    return Video(video.frames_at(indices), indices, info.fps, info.num_frames, str(info.path))
+    frames = video.frames_at(indices)
+    return Video(frames, indices, info.fps, info.num_frames, str(info.path), info.times[indices])

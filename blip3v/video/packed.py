@@ -9,7 +9,7 @@ behind the other in a plain tar. The JSON says
     total_frames   frames of the whole video
     shown          [first, end): the frames that may be sampled; those of the span, or all
     indices        the stored frames, counted from the beginning of the video, rising
-    times          seconds at which they appear, by `fps`; null without
+    times          seconds at which they appear; null where there is no clock
     width, height  of the video's frames, in pixels
     size           side of the stored squares; 0 where frames are stored as they are
 

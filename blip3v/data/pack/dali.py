@@ -52,7 +52,9 @@ def look(job: ClipJob) -> Encoded | Wanted:
         shown = frames_in_span(job.span, info.times, info.duration, str(job.path))
     indices = shown.start + job.stored(len(shown))
     shape = info.height, info.width, 3
-    return Wanted(fields_of(job, shape, info.fps, info.num_frames, shown, indices), indices)
+    return Wanted(
+        fields_of(job, shape, info.fps, info.num_frames, shown, indices, info.times[indices]), indices
+    )
 
 
 def encode_with_dali(

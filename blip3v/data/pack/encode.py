@@ -39,7 +39,8 @@ def encode_clip(job: ClipJob) -> Encoded:
     if job.is_image:
         image = read_image(job.path)
         images = encode_frames(image[None], job.settings)
-        return Encoded(fields_of(job, image.shape, None, 1, range(1), np.zeros(1, dtype=np.int64)), images)
+        none = np.zeros(1, dtype=np.int64)
+        return Encoded(fields_of(job, image.shape, None, 1, range(1), none, None), images)
     reading = _Reading(job, AT_ONCE)
     # A video whose end is damaged may seem whole until the frames there are asked for, and have fewer after
     # that. Then all frames are read at once, which gives one number.
@@ -61,6 +62,7 @@ class _Reading:
         self.done = False
         wanted = np.arange(1)
         begin, totals = 0, set()
+        times: list[float] = []
         while begin < len(wanted):
             asked: list[tuple[int, np.ndarray]] = []
 
@@ -79,8 +81,13 @@ class _Reading:
             if begin == 0:
                 first = int(video.indices[0] - wanted[0])
                 shown, shape = range(first, first + total), video.frames.shape[1:]
-                self.fields = fields_of(job, shape, video.fps, video.total_frames, shown, first + wanted)
+                self.fields = fields_of(
+                    job, shape, video.fps, video.total_frames, shown, first + wanted, None
+                )
             self.images += encode_frames(video.frames, job.settings)
+            if video.times is not None:
+                times += video.times.tolist()
+                self.fields["times"] = _rounded(times)
             begin += len(video.frames)
         self.done = True
 
@@ -92,6 +99,7 @@ def fields_of(
     total_frames: int,
     shown: range,
     indices: np.ndarray,
+    times: np.ndarray | None,
 ) -> dict[str, Any]:
     """The JSON of a clip; `shape` is [H, W, 3] of the video's own frames."""
     return {
@@ -101,11 +109,15 @@ def fields_of(
         "total_frames": total_frames,
         "shown": [shown.start, shown.stop],
         "indices": indices.tolist(),
-        "times": [round(index / fps, 6) for index in indices.tolist()] if fps else None,
+        "times": None if times is None else _rounded(times.tolist()),
         "width": shape[1],
         "height": shape[0],
         "size": job.settings.size,
     }
+
+
+def _rounded(times: list[float]) -> list[float]:
+    return [round(time, 6) for time in times]
 
 
 def encode_frames(frames: np.ndarray, settings: Settings) -> list[bytes]:

@@ -142,7 +142,7 @@ class WrongCount(DecodeError):
 
 
 class VideoDecoder(Protocol):
-    """A library that decodes files.
+    """A library that decodes files; many of them at once: `blip3v.video.decoders.batch`.
 
     Attributes:
         name: as in `read_video(decoder=name)`.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.decode.formats import ROWS
 from blip3v.data.pack import encode
 from blip3v.data.pack.encode import encode_clip
 from blip3v.data.pack.plan import ClipJob, Plan, Settings
@@ -47,6 +48,18 @@ def test_an_image_and_a_folder_have_no_clock(plan_of: Callable[..., Plan], corpu
     assert (image.fields["width"], image.fields["height"]) == (50, 30)
     assert folder.fields["times"] is None and folder.fields["indices"] == [1, 4, 7, 10]
     assert opened(folder.images).shape == (4, 32, 32, 3)
+
+
+def test_times_are_those_of_the_frames(tmp_path: Path) -> None:
+    """Frames last differently long, so `index / fps` would be wrong; and they are read in two pieces."""
+    made = ROWS["h264_uneven.mp4"](tmp_path / "a.mp4")
+    settings = Settings(frames=20, size=0, format="jpg")
+    job = ClipJob(0, made.path, "a.mp4", None, False, (), settings)
+    fields = encode_clip(job).fields
+    expected = np.asarray(made.times)[fields["indices"]]
+    assert len(fields["times"]) == 20 > encode.AT_ONCE
+    assert np.abs(np.array(fields["times"]) - expected).max() < 1e-3
+    assert np.abs(np.array(fields["indices"]) / fields["fps"] - expected).max() > 0.01
 
 
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
