@@ -258,9 +258,10 @@ def test_arguments_that_cannot_be(options: dict[str, Any]) -> None:
 
 
 ORPHANS = """
-import sys
+import signal, sys
 from time import sleep
 from blip3v.data.isolated import run_isolated
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 if __name__ == "__main__":
     timeout = 1.0 if sys.argv[1] == "kill" else 60.0
     found = run_isolated(sleep, [0, 50, 50], workers=2, timeout=timeout, memory=None)
