@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 import subprocess
@@ -40,6 +41,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _open_files() -> int:
+    gc.collect()  # what earlier tests left would be closed at any time
     return len(os.listdir("/proc/self/fd"))
 
 
