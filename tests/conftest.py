@@ -55,8 +55,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         ("gpu", "run them on a GPU machine"),
         ("smollm", "`make smollm` fetches the weights"),
     ):
+        # A module that is skipped as a whole has no markers.
         skipped = [
-            report for report in terminalreporter.stats.get("skipped", []) if marker in report.keywords
+            report
+            for report in terminalreporter.stats.get("skipped", [])
+            if marker in getattr(report, "keywords", ())
         ]
         if skipped:
             line = f"NOT TESTED HERE: {len(skipped)} tests marked {marker} were skipped; {remedy}"
