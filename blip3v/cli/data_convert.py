@@ -15,6 +15,8 @@ def convert(
 ) -> None:
     """Write the records of a mixture in our own format; copies for a weight are written once.
 
+    Of two records with one id and one source the first is written, as in every file that is read.
+
     Args:
         source: as in `blip3v data check`.
         out: the JSON lines file; all videos must lie in its folder or below.
@@ -22,9 +24,18 @@ def convert(
     """
     from rich.console import Console
 
-    from blip3v.data.records import write_records
+    from blip3v.data.records import Record, write_records
 
     mixture = read_source(source, seed, Console())
-    once = {(record.source, record.id): record for record in mixture.records}
-    write_records(out, once.values())
-    print(f"{len(once):,} records written to {out}, {mixture.report.num_skipped:,} entries skipped")
+    records = mixture.records.without_copies()
+    named: dict[tuple[str | None, str], Record] = {}
+    for record in records:
+        named.setdefault((record.source, record.id), record)
+    write_records(out, named.values())
+    skipped = mixture.report.num_skipped + len(records) - len(named)
+    print(f"{len(named):,} records written to {out}, {skipped:,} entries skipped")
+    if len(named) < len(records):
+        print(
+            f"{len(records) - len(named):,} of them have the id and the source of a record before them; "
+            "change `source` in their file to keep them"
+        )

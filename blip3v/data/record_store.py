@@ -67,6 +67,11 @@ class RecordStore(Sequence[Record]):
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
 
+    def without_copies(self) -> RecordStore:
+        """Every stored record that stands somewhere once, at its first place, sharing the bytes."""
+        _, first = np.unique(self._order, return_index=True)
+        return RecordStore(self._data, self._ends, self._order[np.sort(first)], self._roots)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""

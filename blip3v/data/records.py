@@ -23,6 +23,7 @@ from blip3v.data.conversation import Turn, question_text
 from blip3v.data.media import MediaFolder
 from blip3v.data.skipping import BadEntry, Reason
 from blip3v.errors import UserError
+from blip3v.files import written_aside
 from blip3v.video.span import Span
 
 LONGEST = 1e9
@@ -77,14 +78,15 @@ def read_records(path: str | Path, check_media: bool = True) -> list[Record]:
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
-    """Write records so that `read_records` gives them back.
+    """Write records so that `read_records` gives them back; an older file goes only once this one is whole.
 
     Raises:
         UserError: a video or image that is not under the folder of the file.
     """
     path = Path(path)
-    lines = [line_of(record, path.parent) for record in records]
-    path.write_text("".join(lines), encoding="utf-8")
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(line_of(record, path.parent))
 
 
 def line_of(record: Record, folder: Path) -> str:

@@ -91,7 +91,8 @@ def _records_source(path: Path) -> Source:
 
 
 def _sources_in(folder: Path) -> list[Source]:
-    mixtures, records = sorted(folder.glob("*.toml")), sorted(folder.glob("*.jsonl"))
+    # A name that begins with a dot is a file that is being written, or what kill -9 left of one.
+    mixtures, records = (sorted(folder.glob(f"[!.]*.{suffix}")) for suffix in ("toml", "jsonl"))
     if len(mixtures) == 1:
         return read_sources(mixtures[0])
     if mixtures or not records:

@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from blip3v import ranges
-from blip3v.profiling.files import written_aside
+from blip3v.files import written_aside
 from blip3v.profiling.request import Request
 from blip3v.profiling.summary import summarise
 from blip3v.profiling.trace import read_trace, understand

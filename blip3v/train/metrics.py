@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from blip3v.files import written_aside
 from blip3v.models.cost.data_sheet import peak_flops
 from blip3v.train.parallel import Parallel
 from blip3v.train.progress import Display, display_for_terminal
@@ -230,6 +230,5 @@ def drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step]
-    aside = path.with_name(f".{path.name}.unfinished")
-    aside.write_text("".join(kept), encoding="utf-8")
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        aside.write_text("".join(kept), encoding="utf-8")

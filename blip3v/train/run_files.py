@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import blip3v
+from blip3v.files import written_aside
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.cost.step import MFU_FORMULA
 from blip3v.train.metrics import device_peak
@@ -58,13 +59,8 @@ def record_start(
         "mfu": {"formula": MFU_FORMULA, **_peak(parallel)},
         "starts": [*earlier.get("starts", []), _start(recipe, earlier.get("recipe"), parallel, step)],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{RUN}.unfinished")
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(run, file, indent=1, default=str)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(run, indent=1, default=str), encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import posixpath
 import re
 import tarfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -28,6 +29,7 @@ from typing import IO
 import numpy as np
 
 from blip3v.errors import UserError
+from blip3v.files import written_aside
 from blip3v.video.names import IMAGE_SUFFIXES, natural_key
 
 INDEX_SUFFIX = ".frames.npz"
@@ -231,11 +233,6 @@ def _load(path: Path, kept: Path, stamp: np.ndarray) -> FramesInTar | None:
 
 
 def _save(index: FramesInTar, kept: Path, stamp: np.ndarray) -> None:
-    partial = kept.with_name(f".{kept.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, stamp=stamp, **{key: getattr(index, key) for key in KEPT})
-        os.replace(partial, kept)
-    except OSError:
-        # A folder that cannot be written to: the tar is walked over again next time.
-        partial.unlink(missing_ok=True)
+    # A folder that cannot be written to: the tar is walked over again next time.
+    with suppress(OSError), written_aside(kept) as aside, aside.open("wb") as file:
+        np.savez(file, stamp=stamp, **{key: getattr(index, key) for key in KEPT})

@@ -101,6 +101,24 @@ def test_convert(mixture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         data(["convert", str(mixture), str(tmp_path / "elsewhere" / "all.jsonl")])
 
 
+def test_convert_of_two_sources_with_one_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mix.toml"
+    for part in ("cats", "dogs"):
+        turns = [{"from": "human", "value": "what?"}, {"from": "gpt", "value": part}]
+        lines = [{"id": "1", "conversations": turns}, {"id": "2", "source": "both", "conversations": turns}]
+        (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with path.open("a") as file:
+            file.write(f'[[source]]\nname = "{part}"\nformat = "records"\nannotations = "{part}.jsonl"\n')
+    data(["convert", str(path), str(tmp_path / "all.jsonl")])
+    said = capsys.readouterr().out
+    assert "3 records written" in said and "1 entries skipped\n1 of them have the id and the source" in said
+    found = [
+        (record.source, record.id, record.turns[0].answer)
+        for record in read_mixture(tmp_path / "all.jsonl").records
+    ]
+    assert found == [("cats", "1", "cats"), ("both", "2", "cats"), ("dogs", "1", "dogs")]
+
+
 def test_unpack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 

@@ -49,6 +49,14 @@ def test_order_may_repeat_and_leave_out() -> None:
     assert store.fingerprint != builder.build().fingerprint
 
 
+def test_without_copies() -> None:
+    builder = RecordStoreBuilder()
+    for record in (*RECORDS, RECORDS[1]):  # the last one is equal, and a record of its own
+        builder.add(record)
+    store = builder.build(np.array([3, 4, 3, 1, 4]))
+    assert list(store.without_copies()) == [RECORDS[3], RECORDS[1], RECORDS[1]]
+
+
 def test_nothing_in_it() -> None:
     assert list(RecordStore.of([])) == []
 

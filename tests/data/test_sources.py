@@ -103,6 +103,7 @@ def test_a_bad_mixture_says_what_would_be_right(tmp_path: Path, text: str, messa
 def test_a_folder_is_its_mixture_or_its_records(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither a \.toml nor a \.jsonl"):
         read_sources(tmp_path)
+    (tmp_path / ".17.a.jsonl").touch()  # half-written
     for name in ("b", "a"):
         (tmp_path / f"{name}.jsonl").touch()
     assert [source.name for source in read_sources(tmp_path)] == ["a", "b"]

@@ -57,14 +57,14 @@ FORMATS: dict[str, Format] = {
 def read_files(
     name: str, annotations: list[Path], media: MediaFolder, options: dict[str, object]
 ) -> Iterator[Item | Skipped]:
-    """The entries of several files of one format; of two with the same id, the first."""
-    seen: set[str] = set()
+    """The entries of several files of one format; of two with the same id, and source if named, the first."""
+    seen: set[tuple[str | None, str]] = set()
     for path in annotations:
         for entry in FORMATS[name].read(path, media, **options):
             if isinstance(entry, Item):
-                if entry.id in seen:
+                if (entry.source, entry.id) in seen:
                     where = f"{path.name} id {entry.id}"
                     entry = Skipped(where, Reason.DUPLICATE, f"there was an entry {entry.id} before")
                 else:
-                    seen.add(entry.id)
+                    seen.add((entry.source, entry.id))
             yield entry

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +13,7 @@ from blip3v.data.media import MediaFolder
 from blip3v.data.readers import records
 from blip3v.data.skipping import Skipped
 from blip3v.errors import UserError
+from blip3v.files import written_aside
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,6 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> None:
 
 
 def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    aside = path.with_name(f".{path.name}.unfinished")
-    with aside.open("w", encoding="utf-8") as file:
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
         for fields in lines:
             file.write(json.dumps(fields, ensure_ascii=False) + "\n")
-    os.replace(aside, path)

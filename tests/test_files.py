@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blip3v.profiling.files import written_aside
+from blip3v.files import written_aside
 
 
 def test_a_file_appears_whole_and_in_a_folder_that_it_makes(tmp_path: Path) -> None:

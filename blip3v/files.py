@@ -10,14 +10,16 @@ from pathlib import Path
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` once it is complete.
+    """A path beside `path` to write to; it takes the place of `path` once it is complete and on the disk.
 
-    Its name keeps the suffixes, which tools look at.
+    Its name keeps the suffixes, which tools look at, and is another one in each process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
