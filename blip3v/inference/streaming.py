@@ -12,6 +12,7 @@ from torch import Tensor
 from blip3v.errors import UserError
 from blip3v.inference.generate import prepare
 from blip3v.inference.recurrence import TemporalStream, recurrence_of
+from blip3v.models.collation import pad_left
 from blip3v.models.modeling import Blip3VideoForConditionalGeneration
 from blip3v.models.processing import Blip3VideoProcessor
 from blip3v.models.vision import encode_frames
@@ -152,7 +153,7 @@ class StreamingVideoEncoder:
         seen = self.frames if self._window is None else min(self.frames, self._window)
         rows = processor.encode_prompts([processor.prompt(question) for question in questions])
         rows = processor.expand_video_tokens(rows, [seen] * len(rows))
-        padded = processor.pad_left(rows, padding=True, max_length=None, must_be_even=True)
+        padded = pad_left(rows, processor.tokenizer.pad_token_id, True, None, must_be_even=True)
         inputs = {name: torch.tensor(values, device=self.model.device) for name, values in padded.items()}
         ids = inputs.pop("input_ids")
         return inputs | {"inputs_embeds": self.model.splice(ids, self.model.lang_model.embed(ids), tokens)}

@@ -11,13 +11,11 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from blip3v.data.conversation import SYSTEM_PROMPT, format_prompt, render
 from blip3v.data.packing import IGNORE, pack
 from blip3v.errors import UserError
+from blip3v.models.collation import PIXELS, concatenate, join_videos, pad_left, pad_right
 from blip3v.models.configuration import Blip3VideoConfig
 from blip3v.models.token_count import video_token_count
 from blip3v.models.tokenizer import END, IMAGE, prepare_tokenizer
 from blip3v.video import Sampler, Video, frames_to_pixels, read_video, uniform_indices
-
-PIXELS, FEATURES = "pixel_values_videos", "video_features"
-_LAYOUTS = {PIXELS: "[n, T, 3, H, W]", FEATURES: "[n, T, S, D]"}
 
 
 class Blip3VideoProcessor(ProcessorMixin):
@@ -151,9 +149,10 @@ class Blip3VideoProcessor(ProcessorMixin):
         if text is not None:
             rows = self.encode_prompts([text] if isinstance(text, str) else text)
             rows = self.expand_video_tokens(rows, [len(clip) for clip in clips])
-            data |= self.pad_left(rows, padding, max_length, must_be_even=return_tensors is not None)
+            pad, even = self.tokenizer.pad_token_id, return_tensors is not None
+            data |= pad_left(rows, pad, padding, max_length, must_be_even=even)
         if clips:
-            data[PIXELS] = _stack(clips)
+            data[PIXELS] = concatenate([clip[None] for clip in clips])
         return BatchFeature(data, tensor_type=return_tensors)
 
     def encode_conversation(
@@ -210,16 +209,8 @@ class Blip3VideoProcessor(ProcessorMixin):
             UserError: no samples, pixels and features in one batch, shapes that do not join, or a sample
                 whose `<image>` ids do not fit its videos.
         """
-        videos = self._join_videos(samples)
-        size = (len(samples), max(len(sample["input_ids"]) for sample in samples))
-        input_ids = torch.full(size, self.tokenizer.pad_token_id)
-        attention_mask, labels = torch.zeros_like(input_ids), torch.full_like(input_ids, IGNORE)
-        for row, sample in enumerate(samples):
-            length = len(sample["input_ids"])
-            input_ids[row, :length] = sample["input_ids"]
-            labels[row, :length] = sample["labels"]
-            attention_mask[row, :length] = 1
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels} | videos
+        videos = join_videos(samples, self.image_token_id, self.video_tokens_for)
+        return pad_right(samples, self.tokenizer.pad_token_id) | videos
 
     def collate_packed(
         self, samples: Sequence[Mapping[str, torch.Tensor]], multiple: int = 1
@@ -239,7 +230,7 @@ class Blip3VideoProcessor(ProcessorMixin):
         Raises:
             UserError: as in `collate`.
         """
-        videos = self._join_videos(samples)
+        videos = join_videos(samples, self.image_token_id, self.video_tokens_for)
         return pack(samples, self.tokenizer.pad_token_id, multiple) | videos
 
     def encode_prompts(self, texts: Sequence[str], with_bos: bool = True) -> list[list[int]]:
@@ -267,74 +258,8 @@ class Blip3VideoProcessor(ProcessorMixin):
             for row in rows
         ]
 
-    def pad_left(
-        self, rows: list[list[int]], padding: bool | str, max_length: int | None, must_be_even: bool
-    ) -> dict[str, list[list[int]]]:
-        """input_ids and attention_mask of rows that end together, as generation wants them."""
-        longest = max((len(row) for row in rows), default=0)
-        if max_length is not None and longest > max_length:
-            raise UserError(
-                f"a prompt has {longest} tokens, more than max_length {max_length}; shorten it or raise that"
-            )
-        if padding == "max_length" and max_length is None:
-            raise UserError('padding="max_length" needs max_length')
-        if must_be_even and not padding and any(len(row) != longest for row in rows):
-            raise UserError("prompts of different lengths cannot make one tensor; set padding=True")
-        width = max_length if padding == "max_length" else longest
-        missing = [(width or 0) - len(row) if padding else 0 for row in rows]
-        pad = self.tokenizer.pad_token_id
-        return {
-            "input_ids": [[pad] * gap + row for gap, row in zip(missing, rows, strict=True)],
-            "attention_mask": [[0] * gap + [1] * len(row) for gap, row in zip(missing, rows, strict=True)],
-        }
-
-    def _join_videos(self, samples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """The videos of a batch by their key, after a look at every sample."""
-        if not samples:
-            raise UserError("cannot make a batch of no samples; check that the data set is not empty")
-        videos: dict[str, list[torch.Tensor]] = {}
-        for sample in samples:
-            self._check_sample(sample)
-            for key in (PIXELS, FEATURES):
-                if sample.get(key) is not None:
-                    videos.setdefault(key, []).append(sample[key])
-        if len(videos) > 1:
-            raise UserError(
-                f"a batch holds {PIXELS} or {FEATURES}, not both; prepare all samples the same way"
-            )
-        return {key: _concatenate(parts) for key, parts in videos.items()}
-
-    def _check_sample(self, sample: Mapping[str, torch.Tensor]) -> None:
-        expected = 0
-        for key, layout in _LAYOUTS.items():
-            videos = sample.get(key)
-            if videos is None:
-                continue
-            if videos.ndim != len(layout.split(",")):
-                raise UserError(f"{key} of a sample must be {layout}, got {list(videos.shape)}")
-            expected += len(videos) * self.video_tokens_for(videos.shape[1])
-        found = int((sample["input_ids"] == self.image_token_id).sum())
-        if found != expected:
-            raise UserError(
-                f"a sample has {found} {IMAGE} ids but its videos become {expected} tokens; "
-                "encode it with the same num_videos and frames"
-            )
-
 
 def _as_list(videos: Any) -> list[Any]:
     if videos is None:
         return []
     return list(videos) if isinstance(videos, (list, tuple)) else [videos]
-
-
-def _stack(clips: Sequence[torch.Tensor]) -> torch.Tensor:
-    return _concatenate([clip[None] for clip in clips])
-
-
-def _concatenate(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    shapes = sorted({tuple(part.shape[1:]) for part in parts})
-    if len(shapes) > 1:
-        raise UserError(
-            f"videos of one batch differ in shape: {shapes}; give all of them the same number of frames"
-        )
-    return torch.cat(list(parts))
