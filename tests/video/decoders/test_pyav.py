@@ -183,6 +183,31 @@ def test_a_destroyed_beginning(tmp_path: Path) -> None:
         read_video(path, 8)
 
 
+def test_a_frame_that_the_decoder_calls_corrupt_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg marks what it guessed. No file was found where it does so behind a key frame: a copy says it."""
+
+    class Marked:
+        is_corrupt = True
+
+        def __init__(self, frame: Any) -> None:
+            self.pts = frame.pts
+
+    decode = PyAVVideo._decode_from
+
+    def marking(video: PyAVVideo, *args: Any) -> Iterator[Any]:
+        for frame in decode(video, *args):
+            yield Marked(frame) if frame.pts == video._index.pts[5] else frame
+
+    monkeypatch.setattr(PyAVVideo, "_decode_from", marking)
+    path = write(tmp_path / "clip.mp4", H264).path
+    with PyAVDecoder().open(path) as video:
+        assert len(video.frames_at([4, 6])) == 2
+        with pytest.raises(WrongCount, match="frame 5 of 30 does not decode"):
+            video.frames_at([4, 5, 6])
+
+
 def test_a_file_that_vanishes_while_it_is_read(tmp_path: Path, large: None) -> None:
     path = ROWS["h264.ts"](tmp_path / "a.ts").path
     with PyAVDecoder().open(path) as video:
