@@ -126,7 +126,8 @@ def version_of(backend: str) -> str:
     """Package and version behind a backend's name: `triton 3.6.0`."""
     package = PACKAGES.get(backend, "torch")
     try:
-        version = importlib.metadata.version(package)
+        # torch's own word has the build in it, such as +cu130, which the package's may not.
+        version = torch.__version__ if package == "torch" else importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         version = "not installed"
     if "cudnn" in backend and torch.backends.cudnn.is_available():

@@ -145,10 +145,11 @@ def test_a_worker_that_leaks_is_replaced_and_costs_no_sample(capfd: pytest.Captu
     leaked = []
 
     def leak(place: Place) -> None:
-        leaked.append(np.ones(30 << 20, np.uint8))
+        # Above the largest size that malloc takes from memory that something freed before.
+        leaked.append(np.ones(40 << 20, np.uint8))
 
     loader = SampleLoader(Numbers(leak), PLACES, stack, workers=1, memory=512 << 20)
-    assert labels(loader) == ORDER  # 40 samples, 1.2 GB
+    assert labels(loader) == ORDER  # 40 samples, 1.6 GB
     assert loader.skipped == 0 and leaked == []
     assert capfd.readouterr().err.count("WARNING: data workers: 1 died; starting them again") >= 2
 

@@ -132,8 +132,8 @@ def test_answers_are_those_of_the_model_on_the_frames_so_far(pair):
     answers = []
     for begin, end in ((0, 4), (4, 9)):
         encoder.push(frames[begin:end])
-        answers.append(encoder.answer(QUESTIONS[0], max_new_tokens=6))
-        assert answers[-1] == answer(*pair, frames[:end], QUESTIONS[0], max_new_tokens=6, num_frames=end)
+        answers.append(encoder.answer(QUESTIONS[0], max_new_tokens=24))
+        assert answers[-1] == answer(*pair, frames[:end], QUESTIONS[0], max_new_tokens=24, num_frames=end)
     assert len(set(answers)) == 2
     both = answer_batch(*pair, [frames, frames], QUESTIONS, max_new_tokens=5, num_frames=9)
     assert encoder.answer_batch(QUESTIONS, max_new_tokens=5) == both
