@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from blip3v.errors import UserError
+from blip3v.files import written_aside
 
 IDENTITY = ("level", "op", "case", "dtype", "direction", "backend")
 """What tells one row from another; in two files, rows with the same identity are compared."""
@@ -85,6 +85,5 @@ class ResultFile:
         self._write()
 
     def _write(self) -> None:
-        aside = self.path.with_name(f".{self.path.name}.unfinished")
-        aside.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, self.path)
+        with written_aside(self.path) as aside:
+            aside.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")

@@ -23,3 +23,8 @@ def written_aside(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path, suffix: str) -> list[Path]:
+    """What processes that were killed in `written_aside` left of files whose names end with `suffix`."""
+    return list(folder.glob(f".[0-9]*.*{suffix}"))

@@ -27,6 +27,7 @@ from blip3v.data.pack.plan import NO_CLIP, ClipJob, Plan, key_of, shard_name
 from blip3v.data.pack.shards import add_clip, only_one, written_shard, written_whole
 from blip3v.data.records import Record, line_of
 from blip3v.errors import UserError
+from blip3v.files import leftovers
 from blip3v.video.decoders import decoder_named
 from blip3v.video.tar_frames import INDEX_SUFFIX, FramesInTar
 
@@ -79,8 +80,8 @@ def pack(
     decoder_named(plan.settings.decoder)  # fails at once where it is missing
     with only_one(out):
         _begin_or_go_on(plan, out)
-        for leftover in out.glob(f".*{INDEX_SUFFIX}.*"):
-            leftover.unlink(missing_ok=True)  # of a run that was killed
+        for leftover in leftovers(out, INDEX_SUFFIX):
+            leftover.unlink(missing_ok=True)
         missing = [shard for shard in range(plan.num_shards) if not (out / shard_name(shard)).exists()]
         failures = [
             failure
@@ -202,14 +203,14 @@ def _finish(plan: Plan, out: Path, failures: list[dict[str, Any]]) -> Packed:
 
 
 def _packed_records(plan: Plan, out: Path, failed: set[int]) -> Iterator[Record]:
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str | None, str]] = Counter()
     for record, clip in plan.without(failed):
-        # Copies for a weight, and entries of two data sets, may have one id; a file must not.
-        name = record.id
-        while name in seen:
-            seen[record.id] += 1
-            name = f"{record.id}#{seen[record.id]}"
-        seen[name] += 1
+        # Copies for a weight have one id and one source; of these a file is read up to the first.
+        name, first = record.id, (record.source, record.id)
+        while (record.source, name) in seen:
+            seen[first] += 1
+            name = f"{record.id}#{seen[first]}"
+        seen[record.source, name] += 1
         if clip == NO_CLIP:
             yield replace(record, id=name)
             continue

@@ -26,6 +26,8 @@ LOCK = ".lock"
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes the name `path` when the block ends without an error.
 
+    Shards are large: other than with `blip3v.files.written_aside`, a run writes over what a killed one left.
+
     Raises:
         UserError: the disk is full or cannot be written to.
     """

@@ -26,9 +26,8 @@ def read_batch(
 
     Args:
         requests: files, and the numbers of the frames wanted of each, int [T]; T may differ.
-        decoder: as in `blip3v.video.read_video`. DALI decodes all files in one run, and leaves what it does
-        not
-            decode to PyAV; the others decode `threads` files beside each other.
+        decoder: as in `blip3v.video.read_video`. DALI decodes all files in one run, and leaves what it
+            does not decode to PyAV; the others decode `threads` files beside each other.
 
     Returns:
         For each request uint8 [T, H, W, 3], RGB, upright, or what is wrong with the file.

@@ -122,17 +122,23 @@ def test_evenly_spread_frames_give_the_nearest(plan_of: Callable[..., Plan], tmp
 
 @pytest.mark.usefixtures("serial")
 def test_ids_are_made_different(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
-    """Ids that are equal in two sources, one of which already has the name that a copy would get."""
+    """Of copies for a weight, where one record has the name that a copy would get; not of two sources."""
     video(tmp_path / "x.mp4", 3)
     for name, ids in (("one", ["a", "a#2"]), ("two", ["a", "b"])):
         write_lines(tmp_path / f"{name}.jsonl", [{"video": "x.mp4", "id": id} for id in ids])
-    tables = [f'[[source]]\nformat="records"\nname="{n}"\nannotations="{n}.jsonl"\n' for n in ("one", "two")]
+    tables = [
+        f'[[source]]\nformat="records"\nname="{name}"\nannotations="{name}.jsonl"\nweight={weight}\n'
+        for name, weight in (("one", 2), ("two", 1))
+    ]
     (tmp_path / "mix.toml").write_text("".join(tables))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".17.shard-000000.tar.frames.npz").touch()  # of a run that was killed
     pack(plan_of(tmp_path / "mix.toml", frames=1), tmp_path / "out")
     read = read_mixture(tmp_path / "out" / RECORDS)
     assert [(record.id, record.source) for record in read.records] == [
-        ("a", "one"), ("a#2", "one"), ("a#3", "two"), ("b", "two"),
+        ("a", "one"), ("a#2", "one"), ("a#3", "one"), ("a#2#2", "one"), ("a", "two"), ("b", "two"),
     ]  # fmt: skip
+    assert not list((tmp_path / "out").glob(".[0-9]*"))
 
 
 def broken_corpus(folder: Path, good: int, broken: int) -> Path:
